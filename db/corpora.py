@@ -1,0 +1,157 @@
+"""Corpora: their rows, and where their files lie below the data directory.
+
+Knows the table `corpora`. Must not know formats (`corpora` the package does) or jobs' progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+
+from corpusmill.errors import Conflict, FieldFault, InvalidRequest, NotFound
+from db.engine import db_now
+from db.tables import corpora, jobs
+
+CorpusStatus = Literal["validating", "ready", "rejected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """A corpus as its row stands. Times are seconds since 1970."""
+
+    key: int
+    id: str
+    name: str | None
+    status: CorpusStatus
+    format: str
+    encoding: str | None
+    bytes: int
+    sha256: str
+    documents: int
+    invalid: int
+    fields: list[str]
+    options: Mapping[str, Any]
+    inline: bool
+    error: Mapping[str, Any] | None
+    created_at: float
+
+
+_COLUMNS = [corpora.c[name] for name in Corpus.__dataclass_fields__]
+
+
+def store_directory(data_dir: Path, corpus_id: str) -> Path:
+    """Where a corpus's documents lie."""
+    return data_dir / "corpora" / corpus_id
+
+
+def upload_path(data_dir: Path, corpus_id: str) -> Path:
+    """Where an upload lies as it came, until it is ingested."""
+    return data_dir / "uploads" / corpus_id
+
+
+def create(
+    connection: Connection, *, id: str, name: str | None, format: str, encoding: str | None, bytes: int, sha256: str,
+    options: Mapping[str, Any], inline: bool = False,
+) -> None:  # fmt: skip
+    """A row for an upload that is whole on disk and waits to be ingested; repeating it changes nothing."""
+    if connection.scalar(select(corpora.c.key).where(corpora.c.id == id)) is None:
+        connection.execute(
+            insert(corpora).values(
+                id=id, name=name, status="validating", format=format, encoding=encoding, bytes=bytes, sha256=sha256,
+                options=dict(options), fields=[], inline=inline, created_at=db_now(),
+            )
+        )  # fmt: skip
+
+
+def get(connection: Connection, corpus_id: str) -> Corpus:
+    """The corpus with that id. Raises NotFound."""
+    row = connection.execute(select(*_COLUMNS).where(corpora.c.id == corpus_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no corpus {corpus_id!r}.")
+    return _corpus(row)
+
+
+def page(connection: Connection, *, before: int | None, limit: int) -> list[Corpus]:
+    """Up to `limit` corpora, newest first, older than the key `before`; corpora of inline documents are not listed."""
+    query = select(*_COLUMNS).where(~corpora.c.inline).order_by(corpora.c.key.desc()).limit(limit)
+    if before is not None:
+        query = query.where(corpora.c.key < before)
+    return [_corpus(row) for row in connection.execute(query)]
+
+
+def claim(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> Corpus | None:
+    """Take the ingest of a corpus, if it is still to be done and nobody holds it."""
+    taken = connection.execute(
+        update(corpora)
+        .where(corpora.c.id == corpus_id, corpora.c.status == "validating")
+        .where(or_(corpora.c.lease_until.is_(None), corpora.c.lease_until < db_now()))
+        .values(owner=owner, lease_until=db_now() + lease)
+    )
+    return get(connection, corpus_id) if taken.rowcount else None
+
+
+def renew(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> bool:
+    """Hold the ingest for another lease; False where it was taken over or the corpus is gone."""
+    return bool(
+        connection.execute(
+            update(corpora)
+            .where(corpora.c.id == corpus_id, corpora.c.owner == owner, corpora.c.status == "validating")
+            .values(lease_until=db_now() + lease)
+        ).rowcount
+    )
+
+
+def finish(
+    connection: Connection, corpus_id: str, *, owner: str, status: CorpusStatus, documents: int, invalid: int,
+    fields: list[str], error: Mapping[str, Any] | None,
+) -> bool:  # fmt: skip
+    """Write the outcome of an ingest; False where the lease was lost meanwhile and nothing was written."""
+    return bool(
+        connection.execute(
+            update(corpora)
+            .where(corpora.c.id == corpus_id, corpora.c.owner == owner, corpora.c.status == "validating")
+            .values(status=status, documents=documents, invalid=invalid, fields=fields, error=error, lease_until=None)
+        ).rowcount
+    )
+
+
+def unclaimed(connection: Connection, *, grace: float) -> list[str]:
+    """Ids of corpora that wait to be ingested and that nobody has held for `grace` seconds."""
+    return list(
+        connection.scalars(
+            select(corpora.c.id)
+            .where(corpora.c.status == "validating")
+            .where(func.coalesce(corpora.c.lease_until, corpora.c.created_at + grace) < db_now())
+            .order_by(corpora.c.key)
+        )
+    )
+
+
+def remove(connection: Connection, corpus_id: str) -> None:
+    """Delete the row. Raises NotFound, or Conflict while a job that has not ended uses it."""
+    corpus = get(connection, corpus_id)
+    users = connection.scalars(
+        select(jobs.c.id).where(jobs.c.corpus_key == corpus.key, jobs.c.outcome.is_(None)).limit(3)
+    ).all()
+    if users:
+        raise Conflict(
+            f"The corpus is used by {', '.join(users)}, which has not ended: wait for it, or cancel or delete it first."
+        )
+    connection.execute(delete(corpora).where(corpora.c.key == corpus.key))
+
+
+def require_usable(corpus: Corpus) -> None:
+    """Raises InvalidRequest where no job can run over the corpus."""
+    if corpus.status == "rejected":
+        why = (corpus.error or {}).get("message", "it holds no documents.")
+        raise InvalidRequest(
+            f"The corpus {corpus.id} was rejected: {why}", FieldFault("/corpus", "rejected"), code="corpus_rejected"
+        )
+
+
+def _corpus(row: Row[Any]) -> Corpus:
+    return Corpus(**row._mapping)

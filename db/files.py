@@ -1,0 +1,41 @@
+"""Files that belong to rows: made before the row says so, removed after it is gone.
+
+Knows where uploads and stores lie. Must not know what is in them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from db.corpora import store_directory, upload_path
+from db.tables import corpora
+
+#: A file without a row may be one whose row is about to be committed: only older ones are orphans.
+ORPHAN_SECONDS = 3_600.0
+
+
+def remove_corpus(data_dir: Path, corpus_id: str) -> None:
+    """Delete a corpus's files, whole or half-made."""
+    upload_path(data_dir, corpus_id).unlink(missing_ok=True)
+    shutil.rmtree(store_directory(data_dir, corpus_id), ignore_errors=True)
+    for partial in (data_dir / "corpora").glob(f"{corpus_id}.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def orphans(connection: Connection, data_dir: Path) -> list[str]:
+    """Ids of corpora that have files, not new, but no row: an upload or a deletion was cut off."""
+    found: set[str] = set()
+    for path in [*(data_dir / "uploads").glob("*"), *(data_dir / "corpora").glob("*")]:
+        try:
+            if time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                found.add(path.name.split(".", 1)[0])
+        except FileNotFoundError:
+            continue
+    if not found:
+        return []
+    known = set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(found))))
+    return sorted(found - known)

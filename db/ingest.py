@@ -1,0 +1,137 @@
+"""Reads an upload into a corpus, once, whoever is cut off in the middle.
+
+Knows the lease on a validating corpus, and when reading belongs in a process of its own: a large or binary file is read by a
+child with bounded memory, so that a bomb in it takes nothing else down. `python -m db.ingest ID` is that child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from corpora import IngestLimits, Options, Store, ingest
+from corpusmill.documents import IngestError
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, StorageFull
+from corpusmill.settings import Settings, environ_of, settings_from
+from db import corpora, planning
+from db.corpora import Corpus, store_directory, upload_path
+from db.engine import Engine, create_engine, transact
+
+log = structlog.get_logger(__name__)
+
+#: Up to this many bytes are read in the process that received them: starting another costs half a second.
+IN_PROCESS_BYTES = 8 << 20
+LEASE_SECONDS = 30.0
+#: Address space of the child: what Arrow and Python map, and room for the largest document many times over.
+CHILD_ADDRESS_SPACE = 4 << 30
+
+
+def fits_in_process(size: int, format: str, encoding: str | None) -> bool:
+    """Whether an upload may be read without a child of its own."""
+    return size <= IN_PROCESS_BYTES and encoding is None and format not in {"parquet", "zip"}
+
+
+def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
+    """Start a child that reads the upload; it holds the lease itself and needs nobody to wait for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "db.ingest", corpus_id], env={**os.environ, **environ_of(settings)}, stdin=subprocess.DEVNULL
+    )
+
+
+def run(database: Engine, settings: Settings, corpus_id: str) -> None:
+    """Read the upload of a validating corpus, unless somebody else is at it, and plan the jobs that wait for it."""
+    owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
+    corpus = transact(
+        database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
+    )
+    if corpus is None:
+        return
+    ended = threading.Event()
+    threading.Thread(target=_keep, args=(database, corpus_id, owner, ended), daemon=True).start()
+    try:
+        _read(database, settings, corpus, owner)
+    finally:
+        ended.set()
+    upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
+    planning.plan_waiting(database, settings, corpus_id)
+
+
+def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes) -> None:
+    """Make a ready corpus of the JSON lines that came in the body of a job."""
+    path = upload_path(settings.data_dir, corpus_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    transact(
+        database,
+        lambda connection: corpora.create(
+            connection, id=corpus_id, name=None, format="jsonl", encoding=None, bytes=len(body),
+            sha256=hashlib.sha256(body).hexdigest(), options={}, inline=True,
+        ),
+    )  # fmt: skip
+    run(database, settings, corpus_id)
+
+
+def errors_of(settings: Settings, corpus_id: str, most: int) -> list[IngestError]:
+    """The first ingest errors of a corpus."""
+    return list(Store(store_directory(settings.data_dir, corpus_id)).errors(0, most))
+
+
+def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> None:
+    outcome: dict[str, Any]
+    try:
+        summary = ingest(
+            upload_path(settings.data_dir, corpus.id), corpus.format, corpus.encoding,
+            target=store_directory(settings.data_dir, corpus.id), options=_options(corpus.options),
+            limits=IngestLimits(
+                document_bytes=settings.max_document_bytes, total_bytes=settings.max_upload_bytes,
+                expansion=settings.max_expansion,
+            ),
+        )  # fmt: skip
+    except StorageFull:
+        raise
+    except CorpusmillError as error:
+        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": [], "error": _reason(error.code, str(error))}
+    else:
+        empty = _reason("no_documents", "It holds no documents that can be used.") if not summary.documents else None
+        outcome = {
+            "status": "rejected" if empty else "ready", "documents": summary.documents, "invalid": summary.invalid,
+            "fields": list(summary.fields), "error": empty,
+        }  # fmt: skip
+    transact(database, lambda connection: corpora.finish(connection, corpus.id, owner=owner, **outcome), patience=120.0)
+
+
+def _reason(code: str, message: str) -> dict[str, str]:
+    return {"code": code, "message": message}
+
+
+def _options(options: Mapping[str, Any]) -> Options:
+    return Options(**options)
+
+
+def _keep(database: Engine, corpus_id: str, owner: str, ended: threading.Event) -> None:
+    while not ended.wait(LEASE_SECONDS / 3):
+        try:
+            transact(
+                database, lambda connection: corpora.renew(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
+            )
+        except DatabaseUnavailable as error:
+            log.warning("lease of an ingest not renewed", corpus=corpus_id, why=str(error))
+
+
+def main() -> None:
+    """The child: read one upload under a limit on memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (CHILD_ADDRESS_SPACE, CHILD_ADDRESS_SPACE))
+    settings = settings_from(os.environ)
+    run(create_engine(settings.database), settings, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Metrics: merged from what each shard's commit carried, and kept with intervals once the job has ended.
+
+Knows the table `metrics` and where partials and statistics lie. Must not know a formula: `evaluation` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+
+import evaluation
+from corpusmill.errors import NotFound
+from db import jobs as job_rows
+from db import results as result_rows
+from db.engine import reading, transact
+from db.jobs import Job
+from db.tables import jobs, metrics, shards
+from evaluation import ConfusionMatrix, Metric, Report
+
+
+def merged(connection: Connection, job_key: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sums over a job's ended shards so far: (metric partial, usage)."""
+    partial: dict[str, Any] = {}
+    usage: dict[str, Any] = {"seconds": {}}
+    rows = connection.execute(
+        select(shards.c.partial, shards.c.usage)
+        .where(shards.c.job_key == job_key, shards.c.usage.is_not(None))
+        .order_by(shards.c.start)
+    )
+    for row in rows:
+        partial = evaluation.merge(partial, row.partial or {})
+        _add(usage, row.usage)
+    return partial, usage
+
+
+def live(connection: Connection, job: Job) -> Report:
+    """The metrics of a job as it stands, from its partials alone: intervals that need each document are not given."""
+    partial, usage = merged(connection, job.key)
+    return _report(job, partial, usage, None)
+
+
+def stored(connection: Connection, job: Job) -> Report:
+    """The metrics of a job that has ended, as `evaluate` kept them."""
+    rows = connection.execute(select(metrics).where(metrics.c.job_key == job.key).order_by(metrics.c.ordinal)).all()
+    found = [
+        Metric(**{name: row._mapping[name] for name in ("name", "value", "ci_low", "ci_high", "n", "coverage", "signature")})
+        for row in rows
+    ]
+    matrix = ConfusionMatrix(**job.confusion_matrix) if job.confusion_matrix else None
+    return Report(metrics=found, confusion_matrix=matrix)
+
+
+def evaluate(engine: Engine, job_key: int) -> None:
+    """Compute the metrics of an ended job with their intervals and keep them; repeating it writes the same."""
+    try:
+        with reading(engine) as connection:
+            job = job_rows.by_key(connection, job_key)
+            partial, usage = merged(connection, job_key)
+            report = _report(job, partial, usage, result_rows.statistics(connection, job_key))
+    except NotFound:
+        return  # deleted meanwhile: nothing is left to evaluate
+    transact(engine, lambda connection: _keep(connection, job_key, report))
+
+
+def unevaluated(connection: Connection) -> list[int]:
+    """Keys of jobs that have ended and whose metrics are still to be computed."""
+    return list(connection.scalars(select(jobs.c.key).where(jobs.c.outcome.is_not(None), ~jobs.c.evaluated)))
+
+
+def _report(job: Job, partial: Mapping[str, Any], usage: Mapping[str, Any], statistics: Any) -> Report:
+    total = job.counts.total if job.counts else 0
+    return evaluation.report(job.task, partial, statistics, total=total, usage=usage, wall_seconds=job.seconds)
+
+
+def _keep(connection: Connection, job_key: int, report: Report) -> None:
+    if connection.scalar(select(jobs.c.key).where(jobs.c.key == job_key).with_for_update()) is None:
+        return
+    connection.execute(delete(metrics).where(metrics.c.job_key == job_key))
+    rows = [
+        {
+            "job_key": job_key, "ordinal": ordinal, "name": metric.name, "value": metric.value,
+            "ci_low": metric.ci_low, "ci_high": metric.ci_high, "n": metric.n, "coverage": metric.coverage,
+            "signature": metric.signature,
+        }
+        for ordinal, metric in enumerate(report.metrics)
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(metrics), rows)
+    matrix = report.confusion_matrix
+    kept = {"labels": list(matrix.labels), "counts": [list(row) for row in matrix.counts]} if matrix else None
+    connection.execute(update(jobs).where(jobs.c.key == job_key).values(evaluated=True, confusion_matrix=kept))
+
+
+def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            _add(total.setdefault(name, {}), value)
+        else:
+            total[name] = total.get(name, 0) + value

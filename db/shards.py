@@ -1,0 +1,317 @@
+"""Shards: who holds which, until when, and the one transaction that ends each.
+
+Knows the lease (by the database's clock), the attempt that fences a late writer, and the losses that find a poison
+document. Must not know what a worker does with a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from corpusmill.errors import LeaseLost
+from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half
+from corpusmill.shards import Slice, halves
+from corpusmill.status import Intent
+from db import jobs as job_rows
+from db import results as result_rows
+from db.engine import db_now
+from db.results import ResultRow
+from db.tables import jobs, shards
+
+_CANDIDATES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot."""
+
+    key: int
+    job_key: int
+    slice: Slice
+    attempt: int
+    losses: int
+    owner: str
+
+
+def claim_next(
+    connection: Connection, *, owner: str, lease: float, loaded: Collection[tuple[str, str]] = (),
+    only_loaded: bool = False,
+) -> Claim | None:  # fmt: skip
+    """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
+
+    `loaded` are the (model id, revision) pairs in the worker's memory; `only_loaded` takes no shard of another model
+    (a worker that reads ahead would otherwise hold what it cannot start).
+    """
+    clock = float(connection.execute(select(db_now())).scalar_one())
+    pending = select(shards.c.key).where(
+        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= clock
+    )
+    rows = connection.execute(
+        select(
+            jobs.c.key, jobs.c.model_id, jobs.c.model_revision, jobs.c.priority,
+            func.coalesce(jobs.c.claimed_at, jobs.c.created_at).label("served"),
+        )
+        .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
+        .order_by(jobs.c.priority.desc(), func.coalesce(jobs.c.claimed_at, jobs.c.created_at), jobs.c.key)
+        .limit(_CANDIDATES)
+    ).all()  # fmt: skip
+    waiting = [
+        Waiting(
+            job_key=row.key, model=(row.model_id, row.model_revision), priority=row.priority, waited=clock - row.served
+        )
+        for row in rows
+    ]
+    while job := choose(waiting, loaded):
+        if only_loaded and job.model not in loaded:
+            return None
+        claim = _claim(connection, job.job_key, owner, clock, lease)
+        if claim is not None:
+            return claim
+        waiting.remove(job)  # others took its last shards between the two statements
+    return None
+
+
+def _claim(connection: Connection, job_key: int, owner: str, clock: float, lease: float) -> Claim | None:
+    first = (
+        select(shards.c.key)
+        .where(shards.c.job_key == job_key, shards.c.state == "pending", shards.c.not_before <= clock)
+        .order_by(shards.c.start)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = connection.execute(
+        update(shards)
+        .where(shards.c.key == first.scalar_subquery(), shards.c.state == "pending")
+        .values(
+            state="running", attempt=shards.c.attempt + 1, owner=owner, lease_until=db_now() + lease,
+            started_at=db_now(),
+        )
+        .returning(shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses)
+    ).one_or_none()  # fmt: skip
+    if row is None:
+        return None
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.key == job_key)
+        .values(claimed_at=db_now(), started_at=func.coalesce(jobs.c.started_at, db_now()))
+    )
+    return Claim(
+        key=row.key,
+        job_key=job_key,
+        slice=Slice(row.start, row.stop),
+        attempt=row.attempt,
+        losses=row.losses,
+        owner=owner,
+    )
+
+
+def renew(connection: Connection, claims: Collection[Claim], *, lease: float) -> dict[int, Intent]:
+    """Hold the shards for another lease. Returns the intent of the job of each shard still held, by shard key: a shard
+    that is missing was lost."""
+    held: dict[int, Intent] = {}
+    for claim in claims:
+        kept = connection.execute(update(shards).where(*_held(claim)).values(lease_until=db_now() + lease)).rowcount
+        if kept:
+            intent = connection.scalar(select(jobs.c.intent).where(jobs.c.key == claim.job_key))
+            held[claim.key] = Intent(intent) if intent else Intent.CANCEL
+    return held
+
+
+def finish(
+    connection: Connection, claim: Claim, *, rows: Sequence[ResultRow], usage: Mapping[str, Any],
+    partial: Mapping[str, Any], runtime: Mapping[str, Any] | None = None,
+) -> bool:  # fmt: skip
+    """End a shard: its results, its metric partial and its state in the caller's one transaction.
+
+    Documents without a row count as cancelled. Returns whether the job ended with it. Raises LeaseLost where the shard
+    is no longer this claim's, in which case nothing may be committed; a repetition after a commit whose answer was lost
+    is recognised and does nothing.
+    """
+    failed = sum(1 for row in rows if row.status == "failed")
+    left = len(claim.slice) - len(rows)
+    ended = connection.execute(
+        update(shards)
+        .where(*_held(claim))
+        .values(
+            state="cancelled" if left else "done", succeeded=len(rows) - failed, failed=failed, cancelled=left,
+            usage=dict(usage), partial=dict(partial), lease_until=None, finished_at=db_now(),
+        )
+    ).rowcount  # fmt: skip
+    if not ended:
+        done = select(shards.c.key).where(
+            shards.c.key == claim.key, shards.c.attempt == claim.attempt, shards.c.owner == claim.owner,
+            shards.c.state.in_(("done", "cancelled")),
+        )  # fmt: skip
+        if connection.scalar(done) is not None:
+            return False
+        raise LeaseLost("The shard was taken over, cancelled or deleted while it ran; nothing was written.")
+    result_rows.write(connection, claim.job_key, rows)
+    if runtime:
+        job_rows.record_runtime(connection, claim.job_key, runtime)
+    return job_rows.close_if_done(connection, claim.job_key)
+
+
+def release(connection: Connection, claim: Claim) -> bool:
+    """Give a shard back unharmed (a drain, a fault of the broker, the database or the device): charges no loss."""
+    return bool(
+        connection.execute(
+            update(shards).where(*_held(claim)).values(state="pending", owner=None, lease_until=None, published_at=None)
+        ).rowcount
+    )
+
+
+def surrender(connection: Connection, claim: Claim) -> bool:
+    """Let this shard's lease run out now: its work failed in a way that nobody foresaw, and counts as a loss."""
+    return bool(connection.execute(update(shards).where(*_held(claim)).values(lease_until=0.0)).rowcount)
+
+
+def lapse(connection: Connection, owner_prefix: str, *, but: str) -> int:
+    """Let the leases of a dead process run out at once: those whose owner starts with `owner_prefix`, `but` for one."""
+    return connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.owner.startswith(owner_prefix, autoescape=True))
+        .where(shards.c.owner != but)
+        .values(lease_until=0.0)
+    ).rowcount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """What became of the shards whose leases had run out. `blamed` are single documents that took their worker with them
+    as often as is allowed: their shards are claimed for the caller, who writes the failed results."""
+
+    again: int = 0
+    halved: int = 0
+    blamed: tuple[Claim, ...] = ()
+
+
+def expire(connection: Connection, *, owner: str, lease: float, most: int = 200) -> Expired:
+    """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document."""
+    rows = connection.execute(
+        select(shards.c.key, shards.c.job_key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses)
+        .where(shards.c.state == "running", shards.c.lease_until < db_now())
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    ).all()
+    again = halved = 0
+    blamed: list[Claim] = []
+    for row in rows:
+        whole, losses = Slice(row.start, row.stop), row.losses + 1
+        verdict = _verdict(connection, row.job_key, losses, len(whole))
+        if verdict == "cancel":
+            connection.execute(
+                update(shards)
+                .where(shards.c.key == row.key)
+                .values(state="cancelled", cancelled=len(whole), losses=losses, lease_until=None, finished_at=db_now())
+            )
+            job_rows.close_if_done(connection, row.job_key)
+        elif verdict == "again":
+            _await(connection, row.key, losses=losses)
+            again += 1
+        elif verdict == "halve":
+            left, right = halves(whole)
+            _await(connection, row.key, stop=left.stop, losses=losses_of_half(len(left)))
+            connection.execute(
+                insert(shards).values(
+                    job_key=row.job_key, start=right.start, stop=right.stop, state="pending", attempt=row.attempt,
+                    losses=losses_of_half(len(right)),
+                )
+            )  # fmt: skip
+            halved += 1
+        else:
+            connection.execute(
+                update(shards)
+                .where(shards.c.key == row.key)
+                .values(attempt=row.attempt + 1, owner=owner, losses=losses, lease_until=db_now() + lease)
+            )
+            blamed.append(
+                Claim(
+                    key=row.key, job_key=row.job_key, slice=whole, attempt=row.attempt + 1, losses=losses, owner=owner
+                )
+            )
+    return Expired(again=again, halved=halved, blamed=tuple(blamed))
+
+
+def _verdict(
+    connection: Connection, job_key: int, losses: int, documents: int
+) -> Literal["again", "halve", "blame", "cancel"]:
+    intent = connection.scalar(select(jobs.c.intent).where(jobs.c.key == job_key))
+    return "cancel" if intent == Intent.CANCEL else after_loss(losses, documents)
+
+
+def _await(connection: Connection, key: int, **values: Any) -> None:
+    """Put a lost shard back into the queue, a little later each time: a fault that repeats must not become a storm."""
+    losses = values["losses"]
+    pause = 0.0 if losses < 2 else min(60.0, 2.0**losses)
+    connection.execute(
+        update(shards)
+        .where(shards.c.key == key)
+        .values(
+            state="pending", owner=None, lease_until=None, published_at=None, not_before=db_now() + pause, **values
+        )
+    )  # fmt: skip
+
+
+def to_publish(connection: Connection, most: int) -> list[int]:
+    """Keys of up to `most` waiting shards, those never or longest ago published first, by priority."""
+    if most <= 0:
+        return []
+    return list(
+        connection.scalars(
+            select(shards.c.key)
+            .join(jobs, jobs.c.key == shards.c.job_key)
+            .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+            .order_by(jobs.c.priority.desc(), func.coalesce(shards.c.published_at, 0.0), shards.c.key)
+            .limit(most)
+        )
+    )
+
+
+def waiting_count(connection: Connection, most: int) -> int:
+    """How many shards wait to be claimed, counted up to `most`."""
+    waiting = (
+        select(shards.c.key)
+        .join(jobs, jobs.c.key == shards.c.job_key)
+        .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+        .limit(most)
+        .subquery()
+    )
+    return connection.execute(select(func.count()).select_from(waiting)).scalar_one()
+
+
+def mark_published(connection: Connection, keys: Collection[int]) -> None:
+    """Remember that doorbells were rung for these shards."""
+    if keys:
+        connection.execute(update(shards).where(shards.c.key.in_(keys)).values(published_at=db_now()))
+
+
+def ended_before(connection: Connection, job_key: int) -> int | None:
+    """The first position that has not ended, or None where all have: pages of results end before it."""
+    return connection.scalar(
+        select(func.min(shards.c.start)).where(
+            shards.c.job_key == job_key, or_(shards.c.state == "pending", shards.c.state == "running")
+        )
+    )
+
+
+def gaps(connection: Connection, job_key: int) -> list[tuple[Slice, str]]:
+    """Ended shards with documents that have no row of their own, with their state, in order."""
+    rows = connection.execute(
+        select(shards.c.start, shards.c.stop, shards.c.state)
+        .where(shards.c.job_key == job_key, shards.c.state.in_(("cancelled", "failed")))
+        .order_by(shards.c.start)
+    )
+    return [(Slice(row.start, row.stop), row.state) for row in rows]
+
+
+def _held(claim: Claim) -> tuple[Any, ...]:
+    return (
+        shards.c.key == claim.key,
+        shards.c.attempt == claim.attempt,
+        shards.c.owner == claim.owner,
+        shards.c.state == "running",
+    )

@@ -1,0 +1,337 @@
+"""What the tables and their transactions promise, on both databases."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from alembic import command
+
+from corpusmill.errors import Conflict, LeaseLost, NotFound
+from corpusmill.models import ModelInfo
+from corpusmill.shards import Slice
+from corpusmill.status import Status
+from corpusmill.tasks import Task
+from db import corpora, jobs, results, shards
+from db.engine import Engine, _alembic, at_head, create_engine, migrate, now, reading, transact
+from db.results import ResultRow, Selection
+
+ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
+OTHER = ModelInfo(id="other", revision="1", family="echo", tasks=tuple(Task))
+
+
+def a_corpus(database: Engine, corpus_id: str = "corpus_a") -> corpora.Corpus:
+    transact(
+        database,
+        lambda connection: corpora.create(
+            connection, id=corpus_id, name=None, format="jsonl", encoding=None, bytes=1, sha256="0" * 64, options={}
+        ),
+    )
+    transact(database, lambda connection: corpora.claim(connection, corpus_id, owner="me", lease=30))
+    transact(
+        database,
+        lambda connection: corpora.finish(
+            connection, corpus_id, owner="me", status="ready", documents=10, invalid=0, fields=[], error=None
+        ),
+    )
+    with reading(database) as connection:
+        return corpora.get(connection, corpus_id)
+
+
+def a_job(
+    database: Engine,
+    job_id: str = "job_a",
+    *,
+    shard_size: int = 5,
+    documents: int = 10,
+    model: ModelInfo = ECHO,
+    priority: int = 0,
+) -> jobs.Job:
+    with reading(database) as connection:
+        try:
+            corpus = corpora.get(connection, "corpus_a")
+        except NotFound:
+            corpus = None
+    corpus = corpus or a_corpus(database)
+    slices = [Slice(start, min(start + shard_size, documents)) for start in range(0, documents, shard_size)]
+    transact(
+        database,
+        lambda connection: jobs.create(
+            connection, id=job_id, name=None, task=Task.CLASSIFICATION, model=model, corpus=corpus, params={},
+            priority=priority, metadata={}, slices=slices,
+        ),
+    )  # fmt: skip
+    return the_job(database, job_id)
+
+
+def the_job(database: Engine, job_id: str = "job_a") -> jobs.Job:
+    with reading(database) as connection:
+        return jobs.get(connection, job_id)
+
+
+def claim(database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None):
+    return transact(
+        database, lambda connection: shards.claim_next(connection, owner=owner, lease=lease, loaded=loaded or set())
+    )
+
+
+def rows(piece: Slice, label: str = "1") -> list[ResultRow]:
+    return [
+        ResultRow(
+            position=position, document_id=str(position), status="succeeded", output={"label": label, "score": 1.0},
+            error=None, n_tokens=1, n_segments=1, truncated=False, statistics={"p": label},
+        )
+        for position in range(piece.start, piece.stop)
+    ]  # fmt: skip
+
+
+def finish(database: Engine, held: shards.Claim, label: str = "1", rows_: list[ResultRow] | None = None) -> bool:
+    written = rows(held.slice, label) if rows_ is None else rows_
+    return transact(
+        database, lambda connection: shards.finish(connection, held, rows=written, usage={}, partial={}), patience=5
+    )
+
+
+def stored(database: Engine, job: jobs.Job) -> list[ResultRow]:
+    with reading(database) as connection:
+        return list(results.read(connection, job.key, Selection()))
+
+
+def test_migrations_make_the_tables_that_the_code_declares(database_url: str) -> None:
+    migrate(database_url)
+    command.check(_alembic(database_url))
+    engine = create_engine(database_url)
+    assert at_head(engine)
+    engine.dispose()
+    command.downgrade(_alembic(database_url), "base")
+    migrate(database_url)
+
+
+def test_the_database_clock_counts_seconds_since_1970(database: Engine) -> None:
+    assert abs(now(database) - time.time()) < 5
+
+
+def test_a_job_runs_through_its_shards_and_ends_with_the_last(database: Engine) -> None:
+    job = a_job(database)
+    assert job.status is Status.QUEUED
+    first, second = claim(database), claim(database)
+    assert [first.slice, second.slice] == [Slice(0, 5), Slice(5, 10)]
+    assert claim(database) is None
+    assert not finish(database, second)
+    assert the_job(database).status is Status.RUNNING
+    assert finish(database, first)
+    ended = the_job(database)
+    assert ended.status is Status.COMPLETED
+    assert ended.counts is not None
+    assert (ended.counts.succeeded, ended.counts.pending) == (10, 0)
+    assert [row.position for row in stored(database, job)] == list(range(10))
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(database: Engine) -> None:
+    job = a_job(database, shard_size=10)
+    late = claim(database, "late", lease=0.01)
+    time.sleep(0.05)
+    expired = transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+    assert expired.again == 1
+    current = claim(database, "current")
+    assert current.attempt == late.attempt + 1
+    with pytest.raises(LeaseLost):
+        finish(database, late, "late")
+    assert stored(database, job) == []
+    assert finish(database, current, "current")
+    assert {row.output["label"] for row in stored(database, job) if row.output} == {"current"}
+    with pytest.raises(LeaseLost):
+        finish(database, late, "late")
+
+
+def test_a_commit_whose_answer_was_lost_may_be_repeated(database: Engine) -> None:
+    job = a_job(database, shard_size=10)
+    held = claim(database)
+    assert finish(database, held)
+    assert not finish(database, held)
+    assert len(stored(database, job)) == 10
+
+
+def test_a_poison_document_is_found_by_halving(database: Engine) -> None:
+    a_job(database, shard_size=8, documents=8)
+    poison, lost = 5, 0
+    while True:
+        held = claim(database, lease=0.001)
+        if held is None:
+            expired = transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+            if expired.blamed:
+                (blamed,) = expired.blamed
+                break
+            transact(database, _forget_back_off)
+        elif held.slice.start <= poison < held.slice.stop:
+            lost += 1
+            time.sleep(0.01)
+        else:
+            transact(database, lambda connection, held=held: shards.renew(connection, [held], lease=30))
+            finish(database, held)
+    assert blamed.slice == Slice(poison, poison + 1)
+    assert lost <= 2 + 3 + 2
+    failed = ResultRow(
+        position=poison, document_id="5", status="failed", output=None, error={"code": "worker_lost"}, n_tokens=0,
+        n_segments=0, truncated=False,
+    )  # fmt: skip
+    finish(database, blamed, rows_=[failed])
+    while (held := claim(database)) is not None:
+        finish(database, held)
+    ended = the_job(database)
+    assert ended.status is Status.COMPLETED_WITH_ERRORS
+    assert ended.counts is not None
+    assert (ended.counts.succeeded, ended.counts.failed) == (7, 1)
+
+
+def _forget_back_off(connection) -> None:
+    from sqlalchemy import update
+
+    from db.tables import shards as table
+
+    connection.execute(update(table).values(not_before=0))
+
+
+def test_a_shard_given_back_charges_no_loss(database: Engine) -> None:
+    a_job(database, shard_size=10)
+    held = claim(database)
+    assert transact(database, lambda connection: shards.release(connection, held))
+    again = claim(database)
+    assert again.losses == 0
+    assert again.attempt == 2
+
+
+def test_cancelling_ends_what_waits_and_tells_what_runs(database: Engine) -> None:
+    job = a_job(database)
+    held = claim(database)
+    cancelled = transact(database, lambda connection: jobs.request_cancel(connection, "job_a"))
+    assert cancelled.status is Status.CANCELLING
+    intents = transact(database, lambda connection: shards.renew(connection, [held], lease=30))
+    assert intents == {held.key: "cancel"}
+    assert finish(database, held, rows_=rows(Slice(0, 2)))
+    ended = the_job(database)
+    assert ended.status is Status.CANCELLED
+    assert ended.counts is not None
+    assert (ended.counts.succeeded, ended.counts.cancelled) == (2, 8)
+    assert len(stored(database, job)) == 2
+    assert claim(database) is None
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(database: Engine) -> None:
+    a_job(database, shard_size=10)
+    finish(database, claim(database))
+    with pytest.raises(Conflict):
+        transact(database, lambda connection: jobs.request_cancel(connection, "job_a"))
+
+
+def test_a_job_whose_model_cannot_run_fails_at_once_and_alone(database: Engine) -> None:
+    broken = a_job(database, model=OTHER)
+    a_job(database, "job_b")
+    held = claim(database)
+    transact(database, lambda connection: jobs.fail(connection, broken.key, code="model_fault", message="No weights."))
+    failed = the_job(database)
+    assert failed.status is Status.FAILED
+    assert failed.error == {"code": "model_fault", "message": "No weights."}
+    assert failed.counts is not None
+    assert failed.counts.pending == 0
+    with pytest.raises(LeaseLost):
+        finish(database, held)
+    assert the_job(database, "job_b").status is Status.QUEUED
+
+
+def test_a_deleted_job_leaves_nothing_and_its_worker_writes_nothing(database: Engine) -> None:
+    job = a_job(database)
+    held = claim(database)
+    transact(database, lambda connection: jobs.remove(connection, "job_a"))
+    with pytest.raises(LeaseLost):
+        finish(database, held)
+    assert stored(database, job) == []
+    with pytest.raises(NotFound):
+        the_job(database)
+
+
+def test_a_corpus_is_kept_while_an_open_job_uses_it(database: Engine) -> None:
+    a_job(database, shard_size=10)
+    with pytest.raises(Conflict, match="job_a"):
+        transact(database, lambda connection: corpora.remove(connection, "corpus_a"))
+    finish(database, claim(database))
+    transact(database, lambda connection: corpora.remove(connection, "corpus_a"))
+    assert the_job(database).corpus_key is None
+
+
+def test_jobs_of_one_priority_take_turns_and_higher_ones_go_first(database: Engine) -> None:
+    a_job(database, "job_a", shard_size=1)
+    a_job(database, "job_b", shard_size=1)
+    a_job(database, "job_c", shard_size=5, priority=1)
+    order = [jobs_of(database, claim(database)) for _ in range(6)]
+    assert order[:2] == ["job_c", "job_c"]
+    assert order[2:] == ["job_a", "job_b", "job_a", "job_b"]
+
+
+def test_a_worker_keeps_to_its_loaded_model_while_nobody_has_waited_long(database: Engine) -> None:
+    a_job(database, "job_a", shard_size=1, model=OTHER)
+    a_job(database, "job_b", shard_size=1)
+    loaded = {("echo", "1")}
+    assert [jobs_of(database, claim(database, loaded=loaded)) for _ in range(3)] == ["job_b"] * 3
+
+
+def jobs_of(database: Engine, held: shards.Claim) -> str:
+    with reading(database) as connection:
+        return jobs.by_key(connection, held.job_key).id
+
+
+def test_two_claims_at_once_never_take_one_shard(database: Engine) -> None:
+    a_job(database, shard_size=1, documents=40)
+    taken: list[int] = []
+
+    def work(owner: str) -> None:
+        while (held := claim(database, owner)) is not None:
+            taken.append(held.slice.start)
+
+    threads = [threading.Thread(target=work, args=(f"worker-{k}",)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == list(range(40))
+
+
+def test_two_last_shards_at_once_end_the_job_once(database: Engine) -> None:
+    a_job(database, shard_size=5)
+    held = [claim(database, "one"), claim(database, "two")]
+    ended: list[bool] = []
+    threads = [threading.Thread(target=lambda one=one: ended.append(finish(database, one))) for one in held]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == [False, True]
+    assert the_job(database).status is Status.COMPLETED
+
+
+def test_pages_of_jobs_are_chosen_by_status(database: Engine) -> None:
+    for name in ("job_a", "job_b", "job_c"):
+        a_job(database, name, shard_size=10)
+    finish(database, claim(database))
+    with reading(database) as connection:
+        every = jobs.page(connection, before=None, limit=2)
+        ended = jobs.page(connection, before=None, limit=10, statuses=[Status.COMPLETED])
+        queued = jobs.page(connection, before=None, limit=10, statuses=[Status.QUEUED])
+    assert [job.id for job in every] == ["job_c", "job_b"]
+    assert [job.id for job in ended] == ["job_a"]
+    assert [job.id for job in queued] == ["job_c", "job_b"]
+
+
+def test_results_keep_texts_that_databases_quarrel_about(database: Engine) -> None:
+    job = a_job(database, shard_size=1, documents=1)
+    odd = 'quote " backslash \\ newline \n tab \t nul \0 emoji \U0001f600 \\N'
+    row = ResultRow(
+        position=0, document_id="\\N", status="succeeded", output={"translation": odd}, error=None, n_tokens=3,
+        n_segments=1, truncated=True,
+    )  # fmt: skip
+    finish(database, claim(database), rows_=[row])
+    (read,) = stored(database, job)
+    assert read.output == {"translation": odd.replace("\0", "�")}
+    assert read.document_id == "\\N"
+    assert read.truncated is True
