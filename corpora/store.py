@@ -1,0 +1,113 @@
+"""A corpus on disk, read from any position without what precedes it.
+
+A directory holds `documents.jsonl` and `errors.jsonl` (a line each), `documents.index` and `errors.index` (where lines
+begin, and where the last ends: uint64, little endian), `sizes.bin` (bytes of text and text pair of each document:
+uint32, little endian) and `corpus.json` (see `corpora.summary`). It never changes once it is there.
+Knows files. Must not know formats of uploads, databases or jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corpora.store_lines import document_from, error_from
+from corpora.summary import IngestSummary, read_summary
+from corpusmill.documents import Document, IngestError
+from corpusmill.errors import CorpusmillError, NotFound
+
+INDEX_TYPE = np.dtype("<u8")
+SIZE_TYPE = np.dtype("<u4")
+#: Bytes of lines read at once, unless one line has more.
+_AT_ONCE = 1 << 20
+
+
+class Store:
+    """The corpus in a directory. Cheap to make (two small maps), safe to share between threads and processes.
+
+    Raises NotFound where there is none, CorpusmillError where its files do not agree with each other.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.summary: IngestSummary = read_summary(path / "corpus.json")
+        except FileNotFoundError as error:
+            raise NotFound("The corpus's files are not there; it may have been deleted.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged("corpus.json") from error
+        self._begins = _mapped(path / "documents.index", INDEX_TYPE, self.summary.documents + 1)
+        self._sizes = _mapped(path / "sizes.bin", SIZE_TYPE, self.summary.documents)
+
+    def __len__(self) -> int:
+        return self.summary.documents
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the documents' other fields, in the order of first sight."""
+        return self.summary.fields
+
+    @property
+    def total_text_bytes(self) -> int:
+        """UTF-8 bytes of all texts and text pairs."""
+        return self.summary.text_bytes
+
+    def text_sizes(self) -> NDArray[np.uint32]:
+        """UTF-8 bytes of text and text pair of each document, in order: a read-only map of the file."""
+        return self._sizes
+
+    def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
+        """The documents at positions `start` (included) to `stop` (excluded; None: the end), read as they are used."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        lines = _lines(self.path / "documents.jsonl", self._begins, max(start, 0), stop)
+        for position, line in enumerate(lines, max(start, 0)):
+            yield document_from(line, position)
+
+    def document(self, position: int) -> Document:
+        """The document at a position. Raises NotFound where there is none."""
+        if not 0 <= position < len(self):
+            raise NotFound(f"The corpus has {len(self)} documents; there is none at position {position}.")
+        return next(self.documents(position, position + 1))
+
+    def errors(self, start: int = 0, limit: int = 100) -> list[IngestError]:
+        """Up to `limit` ingest errors in the order of the upload, from the one numbered `start` (from 0) on."""
+        kept = self.summary.errors_kept
+        begins = _mapped(self.path / "errors.index", INDEX_TYPE, kept + 1)
+        first = max(start, 0)
+        return [
+            error_from(line) for line in _lines(self.path / "errors.jsonl", begins, first, min(first + limit, kept))
+        ]
+
+
+def _lines(path: Path, begins: NDArray[Any], start: int, stop: int) -> Iterator[bytes]:
+    """The lines from `start` to `stop`, read in blocks of about `_AT_ONCE` bytes."""
+    if start >= stop:
+        return
+    with path.open("rb") as file:
+        file.seek(int(begins[start]))
+        while start < stop:
+            begin = int(begins[start])
+            fitting = int(np.searchsorted(begins[start + 1 : stop + 1], np.uint64(begin + _AT_ONCE), side="right"))
+            end = start + max(fitting, 1)
+            lines = file.read(int(begins[end]) - begin).split(b"\n")
+            if len(lines) != end - start + 1 or lines[-1]:
+                raise _damaged(path.name)
+            yield from lines[:-1]
+            start = end
+
+
+def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
+    try:
+        if path.stat().st_size != count * kind.itemsize:
+            raise _damaged(path.name)
+        return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.empty(0, dtype=kind)
+    except FileNotFoundError as error:
+        raise _damaged(path.name) from error
+
+
+def _damaged(name: str) -> CorpusmillError:
+    return CorpusmillError(f"The corpus's file {name} is damaged or missing; upload the corpus again.")
