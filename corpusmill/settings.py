@@ -117,6 +117,15 @@ def settings_from(environ: Mapping[str, str], **overrides: object) -> Settings:
         raise InvalidSettings("; ".join(faults)) from error
 
 
+def refuse_open(settings: Settings) -> None:
+    """Raises InvalidSettings where the API would be open to a network without a key."""
+    if not settings.loopback and not settings.api_key:
+        raise InvalidSettings(
+            f"CORPUSMILL_API_KEY must be set to bind {settings.host}: anybody on the network could use this service. "
+            "Set it to a long random text, or bind 127.0.0.1."
+        )
+
+
 def environ_of(settings: Settings) -> dict[str, str]:
     """The environment that gives these settings again, for the programs that a program starts."""
     values = settings.model_dump(mode="json", exclude_none=True)

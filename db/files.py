@@ -5,12 +5,12 @@ Knows where uploads and stores lie. Must not know what is in them.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
+from corpora import remove_store
 from db.corpora import store_directory, upload_path
 from db.tables import corpora
 
@@ -21,9 +21,7 @@ ORPHAN_SECONDS = 3_600.0
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     """Delete a corpus's files, whole or half-made."""
     upload_path(data_dir, corpus_id).unlink(missing_ok=True)
-    shutil.rmtree(store_directory(data_dir, corpus_id), ignore_errors=True)
-    for partial in (data_dir / "corpora").glob(f"{corpus_id}.partial-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    remove_store(store_directory(data_dir, corpus_id))
 
 
 def orphans(connection: Connection, data_dir: Path) -> list[str]:
@@ -31,8 +29,8 @@ def orphans(connection: Connection, data_dir: Path) -> list[str]:
     found: set[str] = set()
     for path in [*(data_dir / "uploads").glob("*"), *(data_dir / "corpora").glob("*")]:
         try:
-            if time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
-                found.add(path.name.split(".", 1)[0])
+            if ".partial-" not in path.name and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                found.add(path.name.removesuffix(".part"))
         except FileNotFoundError:
             continue
     if not found:

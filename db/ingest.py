@@ -12,12 +12,11 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
-from corpora import IngestLimits, Options, Store, ingest
+from corpora import Encoding, Format, Limits, Options, Store, Upload, ingest, remove_store
 from corpusmill.documents import IngestError
 from corpusmill.errors import CorpusmillError, DatabaseUnavailable, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
@@ -34,9 +33,9 @@ LEASE_SECONDS = 30.0
 CHILD_ADDRESS_SPACE = 4 << 30
 
 
-def fits_in_process(size: int, format: str, encoding: str | None) -> bool:
-    """Whether an upload may be read without a child of its own."""
-    return size <= IN_PROCESS_BYTES and encoding is None and format not in {"parquet", "zip"}
+def fits_in_process(size: int, upload: Upload) -> bool:
+    """Whether an upload of `size` bytes may be read without a child of its own."""
+    return size <= IN_PROCESS_BYTES and upload.encoding is None and upload.format not in {Format.PARQUET, Format.ZIP}
 
 
 def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
@@ -85,22 +84,26 @@ def errors_of(settings: Settings, corpus_id: str, most: int) -> list[IngestError
 
 
 def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> None:
+    target = store_directory(settings.data_dir, corpus.id)
+    remove_store(target)  # whole, but its reader was cut off before it could say so
+    limits = Limits(
+        max_upload_bytes=settings.max_upload_bytes,
+        max_document_bytes=settings.max_document_bytes,
+        max_expansion=settings.max_expansion,
+    )
+    upload = Upload(Format(corpus.format), Encoding(corpus.encoding) if corpus.encoding else None)
     outcome: dict[str, Any]
     try:
         summary = ingest(
-            upload_path(settings.data_dir, corpus.id), corpus.format, corpus.encoding,
-            target=store_directory(settings.data_dir, corpus.id), options=_options(corpus.options),
-            limits=IngestLimits(
-                document_bytes=settings.max_document_bytes, total_bytes=settings.max_upload_bytes,
-                expansion=settings.max_expansion,
-            ),
-        )  # fmt: skip
+            upload_path(settings.data_dir, corpus.id), upload, Options(**corpus.options, limits=limits), target
+        )
     except StorageFull:
-        raise
+        raise  # nothing is wrong with the upload: it is read again when there is room
     except CorpusmillError as error:
-        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": [], "error": _reason(error.code, str(error))}
+        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": []}
+        outcome["error"] = _reason(error.code, str(error))
     else:
-        empty = _reason("no_documents", "It holds no documents that can be used.") if not summary.documents else None
+        empty = _reason("no_documents", "It holds no document that can be used.") if not summary.documents else None
         outcome = {
             "status": "rejected" if empty else "ready", "documents": summary.documents, "invalid": summary.invalid,
             "fields": list(summary.fields), "error": empty,
@@ -110,10 +113,6 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
 
 def _reason(code: str, message: str) -> dict[str, str]:
     return {"code": code, "message": message}
-
-
-def _options(options: Mapping[str, Any]) -> Options:
-    return Options(**options)
 
 
 def _keep(database: Engine, corpus_id: str, owner: str, ended: threading.Event) -> None:
