@@ -1,0 +1,248 @@
+"""Makes real but tiny models with random weights, and their tokenizers, in a directory, as Hugging Face saves them.
+
+Knows transformers and tokenizers. The tokenizers are trained here on a few sentences, so that nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertTokenizer,
+    ByT5Tokenizer,
+    DebertaV2Tokenizer,
+    DistilBertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+    XLNetTokenizer,
+)
+
+CLASSIFIERS = ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "xlnet", "gpt2")
+
+SENTENCES = (
+    "The room was clean and the staff were kind to us all week.",
+    "Nothing worked: the lift was broken, the heating too, and nobody answered the phone!",
+    "A short film about long winters, with a good ending and a better beginning.",
+    "I would buy it again, although the battery lasts only two days.",
+    "Der Zug kam spät, aber das Essen im Speisewagen war gut.",
+    "Why is the café closed on Mondays? We walked five kilometres for it.",
+)
+
+_WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
+_SIZE = 64  # positions, small so that tests can exceed them
+
+
+def texts_of(lengths: Sequence[int], seed: int = 0) -> list[str]:
+    """Texts of so many words each, drawn from the sentences."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choice(_WORDS) for _ in range(length)) for length in lengths]
+
+
+@cache
+def _wordpiece() -> dict[str, int]:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
+    return dict(tokenizer.get_vocab())
+
+
+@cache
+def _byte_bpe(special: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return dict(tokenizer.get_vocab()), _merges_of(tokenizer.model)
+
+
+def _merges_of(model: Any) -> list[tuple[str, str]]:
+    state = json.loads(model.__getstate__())
+    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]]
+
+
+@cache
+def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.train_from_iterator(
+        SENTENCES,
+        trainers.UnigramTrainer(vocab_size=200, special_tokens=list(special), unk_token=unknown, show_progress=False),
+    )
+    state = json.loads(tokenizer.model.__getstate__())
+    return [(piece, score) for piece, score in state["vocab"]]
+
+
+def tokenizer_for(model_type: str) -> PreTrainedTokenizerBase:
+    """The tokenizer class that checkpoints of this type come with, over a vocabulary of a few hundred pieces."""
+    if model_type in {"bert", "distilbert", "fnet"}:
+        kind = DistilBertTokenizer if model_type == "distilbert" else BertTokenizer
+        return kind(vocab=_wordpiece(), model_max_length=_SIZE)
+    if model_type == "modernbert":
+        vocab, merges = _byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+        return _modernbert_tokenizer(vocab, merges)
+    if model_type == "roberta":
+        vocab, merges = _byte_bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+        return RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE - 2)
+    if model_type == "gpt2":
+        vocab, merges = _byte_bpe(("<|endoftext|>",))
+        return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE)
+    if model_type == "deberta-v2":
+        pieces = _unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[UNK]")
+        return DebertaV2Tokenizer(vocab=pieces, unk_id=3)
+    if model_type == "t5":
+        return ByT5Tokenizer(extra_ids=0)  # a slow tokenizer: no Rust behind it
+    if model_type == "xlnet":
+        pieces = _unigram(("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"), "<unk>")
+        return XLNetTokenizer(vocab=pieces)
+    raise ValueError(model_type)
+
+
+def _modernbert_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
+    """ModernBERT has no class of its own: a byte-level BPE with BERT's special tokens, whose limit is written "
+    "nowhere."""
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
+    "roberta": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": _SIZE,
+        "type_vocab_size": 1,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "deberta-v2": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "relative_attention": True,
+        "position_biased_input": False,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
+    },
+    "modernbert": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "local_attention": 16,
+        "global_attn_every_n_layers": 3,
+    },
+    "fnet": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48},
+    "t5": {
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 2,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    },
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 48},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": _SIZE, "bos_token_id": 0, "eos_token_id": 0},
+}
+
+
+#: Weights are drawn wide, so that different texts get different scores.
+_SPREAD = {"t5": {"initializer_factor": 1.0}}
+
+
+def config_for(model_type: str, tokenizer: PreTrainedTokenizerBase, **chosen: Any) -> Any:
+    """A configuration of the type with two small layers, fitting the tokenizer."""
+    shape = (
+        {"max_position_embeddings": _SIZE} if model_type in {"bert", "distilbert", "deberta-v2", "modernbert"} else {}
+    )
+    ids = {}
+    if model_type == "modernbert":
+        ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    values = {
+        "vocab_size": len(tokenizer),
+        **_SPREAD.get(model_type, {"initializer_range": 0.2}),
+        **shape,
+        **ids,
+        **_SHAPES[model_type],
+        **chosen,
+    }
+    return AutoConfig.for_model(model_type, **values)
+
+
+def make_classifier(
+    directory: Path,
+    model_type: str,
+    *,
+    labels: Sequence[str] = ("negative", "neutral", "positive"),
+    problem_type: str | None = None,
+    seed: int = 0,
+    **chosen: Any,
+) -> Path:
+    """A sequence classifier of the type with random weights, saved with its tokenizer. Answers the directory."""
+    tokenizer = tokenizer_for(model_type)
+    names = dict(enumerate(labels))
+    config = config_for(
+        model_type,
+        tokenizer,
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+        problem_type=problem_type,
+        **chosen,
+    )
+    torch.manual_seed(seed)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def make_encoder(directory: Path, model_type: str = "bert", *, seed: int = 0, **chosen: Any) -> Path:
+    """A plain encoder of the type with random weights, saved with its tokenizer. Answers the directory."""
+    tokenizer = tokenizer_for(model_type)
+    torch.manual_seed(seed)
+    AutoModel.from_config(config_for(model_type, tokenizer, **chosen)).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -1,0 +1,62 @@
+"""What the runner asks of an engine, and what an engine reports of its work.
+
+Knows documents, results and time. Must not know shards, leases or the database: the runner does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from corpusmill.documents import Document, Result
+from corpusmill.tasks import Params
+
+Prepared = TypeVar("Prepared")
+
+
+@dataclass(slots=True)
+class Usage:
+    """What running a shard took. Every figure is a sum, so that shards add up to their job.
+
+    `seconds` by phase (`read`, `tokenize`, `model`, `postprocess`, `evaluate`, …); `tokens` that went through the model
+    (source and generated), `padded_tokens` the same with padding, `generated_tokens` for the generating tasks.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    padded_tokens: int = 0
+    generated_tokens: int = 0
+    batches: int = 0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to `seconds[name]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+class Engine(Protocol, Generic[Prepared]):
+    """A loaded model on a device, ready for one task.
+
+    `weight_bytes` is what its weights hold in the device's memory. `runtime` is what shaped its outputs and goes onto the
+    job: device, dtype, engine, tokenizer class, library versions.
+    """
+
+    weight_bytes: int
+    runtime: dict[str, Any]
+
+    def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
+        """Tokenize and cut. Uses no device, so that it may run in another thread while `run` holds the device."""
+
+    def run(self, prepared: Prepared, usage: Usage, stopped: Callable[[], bool]) -> Iterator[list[Result]]:
+        """Results by batch, in any order of documents, one for each document that `prepare` was given.
+
+        A document that cannot be used or does not fit the device yields its failed result. Between batches `stopped` is
+        asked, and the iterator ends early where it answers true. Raises ModelFault where the model itself cannot go on.
+        """

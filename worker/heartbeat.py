@@ -1,0 +1,128 @@
+"""Keeps the shards of this process alive in the database, and tells the work when to stop.
+
+Knows leases, drains and the parent process. Must not know models: it has to beat while they compute.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from corpusmill.errors import DatabaseUnavailable
+from corpusmill.status import Intent
+from db import shards, workers
+from db.engine import Engine, transact
+from db.shards import Claim
+
+log = structlog.get_logger(__name__)
+
+StopReason = Literal["lost", "cancel", "drain"]
+
+#: How long a draining worker may take to reach the end of its batch before its shards are given back over its head.
+DRAIN_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Held:
+    """A shard in this process's hands. `reason` says why its work is to stop, once it is."""
+
+    claim: Claim
+    reason: StopReason | None = None
+
+    def stopped(self) -> bool:
+        """Whether the work on it is to stop at the next batch."""
+        return self.reason is not None
+
+
+@dataclass(slots=True)
+class Heartbeat:
+    """Renews the leases of the held shards every third of a lease, from a thread of its own.
+
+    `drain_flag` is a file that the parent process makes when this one is to finish: what is held is then given back
+    unharmed. `describe` gives the device and models for the row in `workers`. A process whose parent has died ends itself.
+    """
+
+    engine: Engine
+    worker_id: str
+    lease: float
+    drain_flag: Path | None
+    describe: Callable[[], workers.Description]
+    draining: bool = False
+    _held: dict[int, Held] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _parent: int = field(default_factory=os.getppid)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Beat no more."""
+        self._ended.set()
+
+    def hold(self, claim: Claim) -> Held:
+        """Renew this shard's lease from now on."""
+        held = Held(claim, reason="drain" if self.draining else None)
+        with self._lock:
+            self._held[claim.key] = held
+        return held
+
+    def drop(self, held: Held) -> None:
+        """Renew it no more: it is finished, lost or given back."""
+        with self._lock:
+            self._held.pop(held.claim.key, None)
+
+    def _beat(self) -> None:
+        renewed = 0.0
+        drained_at: float | None = None
+        while not self._ended.wait(min(0.25, self.lease / 6)):
+            if os.getppid() != self._parent:
+                os._exit(1)  # the parent was killed: nobody would ever give this process work again
+            if self.drain_flag is not None and not self.draining and self.drain_flag.exists():
+                self.draining, drained_at = True, time.monotonic()
+                self._stop_all("drain")
+            if drained_at is not None and time.monotonic() - drained_at > DRAIN_SECONDS:
+                self._give_back()
+                drained_at = None
+            if time.monotonic() - renewed >= self.lease / 3:
+                renewed = time.monotonic()
+                self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = list(self._held.values())
+        try:
+            kept = transact(self.engine, lambda connection: self._write(connection, held), patience=self.lease / 3)
+        except DatabaseUnavailable:
+            log.warning("heartbeat missed", shards=len(held))
+            return
+        for one in held:
+            if one.claim.key not in kept:
+                one.reason = "lost"
+            elif kept[one.claim.key] is Intent.CANCEL and one.reason is None:
+                one.reason = "cancel"
+
+    def _write(self, connection: object, held: list[Held]) -> dict[int, Intent]:
+        workers.seen(connection, self.worker_id, self.describe(), held[0].claim.key if held else None)
+        return shards.renew(connection, [one.claim for one in held], lease=self.lease)
+
+    def _stop_all(self, reason: StopReason) -> None:
+        with self._lock:
+            for held in self._held.values():
+                held.reason = held.reason or reason
+
+    def _give_back(self) -> None:
+        """The work did not stop in time: release its shards, so that killing this process loses nothing."""
+        with self._lock:
+            held = list(self._held.values())
+        for one in held:
+            transact(self.engine, lambda connection, claim=one.claim: shards.release(connection, claim), patience=2.0)
+            one.reason = "lost"

@@ -1,0 +1,231 @@
+"""Runs shards: claim, read, tokenize, infer, evaluate, save, with the next shard read ahead and the last one saved behind.
+
+Knows the order of these steps and what to do when one fails. Must not know torch, Celery, or how a model computes: it is
+given its models, its database and its heartbeat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+import evaluation
+from corpora import Store
+from corpusmill.documents import Document, Result
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, LeaseLost, ModelFault, NotFound
+from corpusmill.models import ModelInfo
+from corpusmill.settings import Settings
+from corpusmill.tasks import PARAMS, Params, Task
+from db import jobs, metrics, shards
+from db.corpora import store_directory
+from db.engine import Engine as Database
+from db.engine import reading, transact
+from db.jobs import Job
+from db.results import row_of
+from worker.engines.base import Engine, Usage
+from worker.heartbeat import Heartbeat, Held
+
+log = structlog.get_logger(__name__)
+
+#: How long one doorbell keeps a worker claiming shards before the next doorbell is answered: the broker's time limit,
+#: which frees a worker that hangs in native code, is per message.
+SERVE_SECONDS = 60.0
+#: A finished shard is worth waiting for the database for; the lease may run out meanwhile, and then the fence decides.
+SAVE_PATIENCE_SECONDS = 600.0
+
+
+class Models(Protocol):
+    """The loaded models of this process."""
+
+    def get(self, info: ModelInfo, task: Task, params: Params) -> Engine[Any]:
+        """The model, loaded if it is not yet. Raises ModelFault."""
+
+    def loaded(self) -> frozenset[tuple[str, str]]:
+        """(id, revision) of what is loaded."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ready:
+    """A claimed shard whose documents are read and tokenized."""
+
+    held: Held
+    job: Job
+    params: Params
+    documents: list[Document]
+    engine: Engine[Any]
+    prepared: Any
+    usage: Usage
+
+
+@dataclass(slots=True, kw_only=True)
+class Done:
+    """A shard that has been through the model. It holds no engine: one that nobody refers to may be dropped."""
+
+    held: Held
+    job: Job
+    params: Params
+    documents: list[Document]
+    usage: Usage
+    runtime: dict[str, Any]
+    results: list[Result]
+
+
+class Runner:
+    """Answers doorbells. One instance for each worker process; not to be shared between threads."""
+
+    def __init__(self, *, database: Database, settings: Settings, models: Models, heartbeat: Heartbeat) -> None:
+        self._database = database
+        self._settings = settings
+        self._models = models
+        self._heartbeat = heartbeat
+        self._jobs: dict[int, Job] = {}
+
+    def serve(self) -> int:
+        """Run waiting shards until none is to be had, a minute has passed or the worker drains. Returns how many ran."""
+        deadline = time.monotonic() + SERVE_SECONDS
+        served = 0
+
+        def may_go_on() -> bool:
+            return time.monotonic() < deadline and not self._heartbeat.draining
+
+        with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(1, "save-behind") as writer:
+            saving: Future[None] | None = None
+            ready = self._take(only_loaded=False) if may_go_on() else None
+            while ready is not None:
+                ahead = reader.submit(self._take, only_loaded=True) if may_go_on() else None
+                done = self._run(ready)
+                if saving is not None:
+                    saving.result()
+                saving = writer.submit(self._save, done) if done is not None else None
+                served += 1
+                ready = ahead.result() if ahead is not None else None
+                if ready is None and may_go_on():
+                    ready = self._take(only_loaded=False)
+            if saving is not None:
+                saving.result()
+        return served
+
+    def _take(self, *, only_loaded: bool) -> Ready | None:
+        """Claim and prepare the next shard; jobs whose model or corpus cannot be used fail on the way."""
+        while True:
+            claim = transact(
+                self._database,
+                lambda connection: shards.claim_next(
+                    connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds,
+                    loaded=self._models.loaded(), only_loaded=only_loaded,
+                ),
+            )  # fmt: skip
+            if claim is None:
+                return None
+            held = self._heartbeat.hold(claim)
+            try:
+                return self._prepare(held)
+            except ModelFault as fault:
+                self._fail_job(held, fault)
+            except NotFound:
+                self._heartbeat.drop(held)  # the job was deleted between the claim and now
+            except Exception as error:
+                self._surrender(held, error)
+
+    def _prepare(self, held: Held) -> Ready:
+        usage = Usage()
+        claim = held.claim
+        job = self._job(claim.job_key)
+        params = PARAMS[job.task].model_validate(dict(job.params))
+        with usage.phase("load"):
+            engine = self._models.get(job.model, job.task, params)
+        with usage.phase("read"):
+            store = Store(store_directory(self._settings.data_dir, job.corpus_id))
+            documents = list(store.documents(claim.slice.start, claim.slice.stop))
+        prepared = engine.prepare(documents, params, usage)
+        return Ready(
+            held=held, job=job, params=params, documents=documents, engine=engine, prepared=prepared, usage=usage
+        )
+
+    def _job(self, job_key: int) -> Job:
+        if job_key not in self._jobs:
+            with reading(self._database) as connection:
+                self._jobs = {job_key: jobs.by_key(connection, job_key)}
+        return self._jobs[job_key]
+
+    def _run(self, ready: Ready) -> Done | None:
+        """Put the shard through its model; None where there is nothing to save."""
+        held, results = ready.held, []
+        started = time.perf_counter()
+        try:
+            for batch in ready.engine.run(ready.prepared, ready.usage, held.stopped):
+                results.extend(batch)
+        except ModelFault as fault:
+            self._fail_job(held, fault)
+            return None
+        except Exception as error:
+            self._surrender(held, error)
+            return None
+        ready.usage.seconds["run"] = time.perf_counter() - started
+        if held.reason == "lost":
+            self._heartbeat.drop(held)
+            return None
+        if held.reason == "drain" and len(results) < len(ready.documents):
+            transact(self._database, lambda connection: shards.release(connection, held.claim))
+            self._heartbeat.drop(held)
+            return None
+        return Done(
+            held=held, job=ready.job, params=ready.params, documents=ready.documents, usage=ready.usage,
+            runtime=ready.engine.runtime, results=results,
+        )  # fmt: skip
+
+    def _save(self, done: Done) -> None:
+        """Evaluate and commit a shard, and the job's metrics where it was the last one."""
+        held, usage = done.held, done.usage
+        try:
+            results = sorted(done.results, key=lambda result: result.position)
+            with usage.phase("evaluate"):
+                statistics = evaluation.document_statistics(done.job.task, done.documents, results, done.params)
+                partial = evaluation.partial_of(done.job.task, results, statistics, done.params)
+            rows = [row_of(result, one) for result, one in zip(results, statistics, strict=True)]
+            sums = {
+                "seconds": usage.seconds, "tokens": usage.tokens, "padded_tokens": usage.padded_tokens,
+                "generated_tokens": usage.generated_tokens, "batches": usage.batches,
+            }  # fmt: skip
+            ended = transact(
+                self._database,
+                lambda connection: shards.finish(
+                    connection, held.claim, rows=rows, usage=sums, partial=partial, runtime=done.runtime
+                ),
+                patience=SAVE_PATIENCE_SECONDS,
+            )
+            if ended:
+                metrics.evaluate(self._database, done.job.key)
+        except LeaseLost as error:
+            log.info("shard not written", shard=held.claim.key, why=str(error))
+        except Exception as error:
+            self._surrender(held, error)
+        finally:
+            self._heartbeat.drop(held)
+
+    def _fail_job(self, held: Held, fault: ModelFault) -> None:
+        log.warning("job failed", job=held.claim.job_key, why=str(fault))
+        self._try(lambda: transact(
+            self._database,
+            lambda connection: jobs.fail(connection, held.claim.job_key, code=fault.code, message=str(fault)),
+        ))  # fmt: skip
+        self._heartbeat.drop(held)
+
+    def _surrender(self, held: Held, error: Exception) -> None:
+        """Something unforeseen: the shard counts as lost, so that repetition halves it until the document is found."""
+        log.error("shard failed", shard=held.claim.key, exc_info=error)
+        self._heartbeat.drop(held)
+        self._try(lambda: transact(self._database, lambda connection: shards.surrender(connection, held.claim)))
+
+    @staticmethod
+    def _try(work: Callable[[], object]) -> None:
+        # Where even this cannot be written, the lease runs out by itself and the sweeper goes on from there.
+        try:
+            work()
+        except (DatabaseUnavailable, CorpusmillError) as error:
+            log.warning("left to the sweeper", why=str(error))

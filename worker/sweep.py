@@ -1,0 +1,160 @@
+"""The sweeper: puts right what a crash, a lost message or a restart has left undone.
+
+Knows the database, the doorbell and the corpus files. Must not know torch. Any number of sweepers may run: each step is one
+transaction whose repetition changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+import evaluation
+from broker.doorbell import Doorbell
+from corpora import Store, remove_partials
+from corpusmill.documents import failed
+from corpusmill.errors import CorpusmillError, DocumentError, LeaseLost
+from corpusmill.settings import Settings
+from corpusmill.tasks import PARAMS
+from db import corpora, files, ingest, jobs, metrics, planning, shards, workers
+from db.corpora import store_directory
+from db.engine import Engine, create_engine, reading, transact
+from db.results import row_of
+from db.shards import Claim
+
+log = structlog.get_logger(__name__)
+
+_FORGET_WORKERS_SECONDS = 3_600.0
+_TIDY_SECONDS = 600.0
+#: An upload is normally read by the process that received it; only what that process left behind is read here.
+_INGEST_GRACE_SECONDS = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweeper:
+    """One sweeper, for as long as its process lives."""
+
+    settings: Settings
+    database: Engine
+    doorbell: Doorbell
+    owner: str = field(default_factory=lambda: f"sweep:{os.urandom(8).hex()}")
+    _ingests: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _tidied: float = 0.0
+
+    def sweep(self) -> None:
+        """Do every step once. A step that fails is logged and does not keep the others from being done."""
+        for step in (
+            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._tidy
+        ):  # fmt: skip
+            self._attempt(step)
+
+    @staticmethod
+    def _attempt(step: Callable[[], None]) -> None:
+        name = step.__name__.strip("_")
+        try:
+            step()
+        except CorpusmillError as error:
+            log.warning("step put off", step=name, why=str(error))
+        except Exception as error:
+            log.error("step failed", step=name, exc_info=error)
+
+    def _expire(self) -> None:
+        """Shards whose worker has gone: again, halved, or their one document blamed."""
+        lease = self.settings.lease_seconds
+        expired = transact(
+            self.database, lambda connection: shards.expire(connection, owner=self.owner, lease=lease)
+        )
+        if expired.again or expired.halved or expired.blamed:
+            log.warning("shards lost", again=expired.again, halved=expired.halved, blamed=len(expired.blamed))
+        for claim in expired.blamed:
+            self._blame(claim)
+
+    def _blame(self, claim: Claim) -> None:
+        with reading(self.database) as connection:
+            job = jobs.by_key(connection, claim.job_key)
+        document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
+        message = f"The worker was lost {claim.losses} times with this document alone."
+        result = failed(document, DocumentError(code="worker_lost", message=message, retryable=True))
+        params = PARAMS[job.task].model_validate(dict(job.params))
+        partial = evaluation.partial_of(job.task, [result], [None], params)
+        try:
+            transact(
+                self.database,
+                lambda connection: shards.finish(
+                    connection, claim, rows=[row_of(result, None)], usage={}, partial=partial
+                ),
+            )
+        except LeaseLost:
+            log.info("blame taken back", shard=claim.key)  # cancelled or deleted meanwhile
+
+    def _ingest(self) -> None:
+        """Uploads that were cut off between the disk and the corpus; one at a time, each in a child of its own."""
+        self._ingests = {key: child for key, child in self._ingests.items() if child.poll() is None}
+        if self._ingests:
+            return
+        with reading(self.database) as connection:
+            waiting = corpora.unclaimed(connection, grace=_INGEST_GRACE_SECONDS)
+        for corpus_id in waiting[:1]:
+            log.warning("reading an upload again", corpus=corpus_id)
+            self._ingests[corpus_id] = ingest.spawn(self.settings, corpus_id)
+
+    def _plan(self) -> None:
+        planning.plan_waiting(self.database, self.settings)
+
+    def _publish(self) -> None:
+        """Ring for waiting shards that have no message: as many as wait, up to the window, less those in the queue."""
+        window = self.settings.doorbell_window
+        with reading(self.database) as connection:
+            waiting = shards.waiting_count(connection, window)
+        missing = waiting - self.doorbell.depth() if waiting else 0
+        if missing <= 0:
+            return
+        with reading(self.database) as connection:
+            keys = shards.to_publish(connection, missing)
+        self.doorbell.ring(keys)
+        transact(self.database, lambda connection: shards.mark_published(connection, keys))
+
+    def _close(self) -> None:
+        with reading(self.database) as connection:
+            left = jobs.open_without_shards(connection)
+        for job_key in left:
+            transact(self.database, lambda connection, job_key=job_key: jobs.close_if_done(connection, job_key))  # type: ignore[misc]
+
+    def _evaluate(self) -> None:
+        with reading(self.database) as connection:
+            left = metrics.unevaluated(connection)
+        for job_key in left:
+            metrics.evaluate(self.database, job_key)
+
+    def _tidy(self) -> None:
+        if time.monotonic() - self._tidied < _TIDY_SECONDS and self._tidied:
+            return
+        self._tidied = time.monotonic()
+        transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
+        remove_partials(self.settings.data_dir / "corpora")
+        with reading(self.database) as connection:
+            left = files.orphans(connection, self.settings.data_dir)
+        for corpus_id in left:
+            log.info("removing files without a corpus", corpus=corpus_id)
+            files.remove_corpus(self.settings.data_dir, corpus_id)
+
+
+def main(settings: Settings) -> None:
+    """Sweep every `sweep_seconds` until SIGTERM or SIGINT."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    sweeper = Sweeper(
+        settings=settings, database=create_engine(settings.database, pool_size=2), doorbell=Doorbell(settings)
+    )
+    log.info("sweeping", every=settings.sweep_seconds)
+    while not ended.is_set():
+        sweeper.sweep()
+        ended.wait(settings.sweep_seconds)

@@ -1,0 +1,77 @@
+"""The one Celery task, and the process that runs it.
+
+Knows how a worker's child is put together: settings, database, device, models, heartbeat, runner. Holds no logic of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import structlog
+from celery import shared_task
+from celery.signals import setup_logging, worker_process_init
+
+from catalog import Catalog
+from corpusmill import logs
+from corpusmill.messages import SHARD_MESSAGE
+from corpusmill.settings import Settings, settings_from
+from db import shards
+from db.engine import create_engine, transact
+from db.workers import Description
+from worker.app import BOOT, DRAIN
+from worker.heartbeat import Heartbeat
+from worker.runner import Runner
+
+log = structlog.get_logger(__name__)
+_process: list[Runner] = []
+
+
+@setup_logging.connect
+def log_as_we_do(**_: Any) -> None:
+    """Keep Celery from setting up logging in its own way."""
+    logs.configure(settings_from(os.environ))
+
+
+@worker_process_init.connect
+def start(**_: Any) -> None:
+    """Put this child together, once: what an earlier child of the same parent held is given up by it."""
+    from worker.device import pick_device
+    from worker.models import ModelCache
+
+    settings = settings_from(os.environ)
+    boot = os.environ[BOOT]
+    worker_id = f"{boot}:{os.getpid()}"
+    database = create_engine(settings.database, pool_size=4)
+    device = pick_device(settings.device, batch_tokens=settings.batch_tokens, threads=settings.threads)
+    models = ModelCache(_catalog(settings), device, settings)
+    heartbeat = Heartbeat(
+        engine=database,
+        worker_id=worker_id,
+        lease=settings.lease_seconds,
+        drain_flag=Path(os.environ[DRAIN]),
+        describe=lambda: Description(
+            hostname=socket.gethostname(),
+            device=device.name,
+            models=[{"id": name, "revision": revision} for name, revision in sorted(models.loaded())],
+        ),
+    )
+    lost = transact(database, lambda connection: shards.lapse(connection, f"{boot}:", but=worker_id), patience=60.0)
+    if lost:
+        log.warning("an earlier process of this worker was lost", shards=lost)
+    heartbeat.start()
+    _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
+
+
+@shared_task(name=SHARD_MESSAGE)  # type: ignore[untyped-decorator]
+def ring(shard_key: int) -> None:
+    """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
+    many, or none; whatever goes wrong is written there too, so the message is done with in any case."""
+    served = _process[0].serve()
+    log.info("doorbell answered", rung_for=shard_key, served=served)
+
+
+def _catalog(settings: Settings) -> Catalog:
+    return Catalog(settings.models_root, settings.hub_models, settings.data_dir / "cache")
