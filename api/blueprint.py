@@ -1,0 +1,44 @@
+"""What the blueprints of the native API have in common.
+
+Knows the prefix and the shape of errors in the OpenAPI document. Must not know any route.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import make_response
+from flask.wrappers import Response
+from flask_openapi import APIBlueprint, Tag
+
+from corpusmill.errors import InvalidRequest
+
+PREFIX = "/api/v1"
+
+
+def blueprint(name: str, description: str) -> APIBlueprint:
+    """A blueprint below `/api/v1`, named in the OpenAPI document."""
+    return APIBlueprint(
+        name,
+        name,
+        url_prefix=PREFIX,
+        abp_tags=[Tag(name=name, description=description)],
+        abp_security=[{"key": []}],
+    )
+
+
+def answer(body: dict[str, Any], status: int = 200, **headers: str) -> Response:
+    """A JSON answer with headers, whose names are written with `_` for `-`."""
+    response = make_response(body, status)
+    for name, value in headers.items():
+        response.headers[name.replace("_", "-")] = value
+    return response
+
+
+def cursor_key(cursor: str | None) -> int | None:
+    """The row key in a cursor. Raises InvalidRequest where it is none of ours."""
+    if cursor is None:
+        return None
+    if not cursor.isdecimal():
+        raise InvalidRequest("The cursor is not one that this server gave.")
+    return int(cursor)

@@ -1,0 +1,141 @@
+"""Routes of corpora: upload, list, look, delete.
+
+Knows requests and answers. Must not know formats or how a store is laid out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from typing import Any
+
+from flask import Response, request
+from flask_openapi import RequestBody
+
+import db.corpora as rows
+from api import uploads
+from api.blueprint import answer, blueprint as make_blueprint, cursor_key
+from api.schemas import (
+    CorpusList, CorpusPath, CorpusResponse, DocumentList, IngestErrorList, PageQuery, UploadQuery,
+)  # fmt: skip
+from api.state import State, state
+from api.views import corpus_view, document_view, page_view
+from corpora import Store, Upload, upload_of
+from corpusmill.errors import DatabaseUnavailable, InvalidRequest, StorageFull
+from corpusmill.ids import new_id
+from db import files, ingest
+from db.engine import reading, transact
+
+blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
+
+#: How long an upload's answer waits for the ingest of a large file; after that the corpus is still `validating`.
+INGEST_WAIT_SECONDS = 20.0
+
+_MEDIA_TYPES = (
+    "application/x-ndjson", "application/jsonl", "text/csv", "text/tab-separated-values",
+    "application/vnd.apache.parquet", "text/plain", "application/zip",
+)  # fmt: skip
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}
+
+
+@blueprint.post(
+    "/corpora",
+    responses={201: CorpusResponse},
+    request_body=RequestBody(
+        required=True,
+        content={**dict.fromkeys(_MEDIA_TYPES, _BINARY), "multipart/form-data": _FORM},  # type: ignore[arg-type]
+    ),
+)
+def upload(query: UploadQuery) -> Response:
+    """Upload a corpus
+
+    The body is the file; its Content-Type gives the format, and `Content-Encoding: gzip` or `zstd` is honoured. The answer
+    comes when the documents are read, or for a very large file with the status `validating`."""
+    here = state()
+    most = here.settings.max_upload_bytes
+    file = uploads.incoming(request, most=most)
+    kind = upload_of(file.content_type, file.encoding, file.filename)
+    corpus_id = new_id("corpus")
+    path = rows.upload_path(here.data_dir, corpus_id)
+    received = uploads.receive(file, path, most=most)
+    try:
+        transact(
+            here.database,
+            lambda connection: rows.create(
+                connection, id=corpus_id, name=query.name or file.filename, format=kind.format, encoding=kind.encoding,
+                bytes=received.bytes, sha256=received.sha256, options=query.model_dump(exclude={"name"}),
+            ),
+        )  # fmt: skip
+        _ingest(here, corpus_id, received.bytes, kind)
+    except (DatabaseUnavailable, StorageFull):
+        # Nothing half-made may be left: the caller is told to send it again.
+        files.remove_corpus(here.data_dir, corpus_id)
+        transact(here.database, lambda connection: rows.remove(connection, corpus_id))
+        raise
+    with reading(here.database) as connection:
+        corpus = rows.get(connection, corpus_id)
+    return answer(corpus_view(corpus), 201, Location=f"/api/v1/corpora/{corpus_id}")
+
+
+def _ingest(here: State, corpus_id: str, size: int, kind: Upload) -> None:
+    if ingest.fits_in_process(size, kind):
+        ingest.run(here.database, here.settings, corpus_id)
+        return
+    child = ingest.spawn(here.settings, corpus_id)
+    # After the wait it goes on by itself, and the sweeper begins again should it be cut off.
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(INGEST_WAIT_SECONDS)
+
+
+@blueprint.get("/corpora", responses={200: CorpusList})
+def list_corpora(query: PageQuery) -> dict[str, Any]:
+    """List corpora, newest first"""
+    with reading(state().database) as connection:
+        found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit)
+    return page_view([corpus_view(corpus) for corpus in found], str(found[-1].key) if len(found) == query.limit else None)
+
+
+@blueprint.get("/corpora/<string:corpus_id>", responses={200: CorpusResponse})
+def get_corpus(path: CorpusPath) -> dict[str, Any]:
+    """A corpus"""
+    with reading(state().database) as connection:
+        return corpus_view(rows.get(connection, path.corpus_id))
+
+
+@blueprint.get("/corpora/<string:corpus_id>/documents", responses={200: DocumentList})
+def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
+    """The documents of a corpus, by position"""
+    store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
+    stop = min(len(store), start + query.limit)
+    documents = [document_view(document) for document in store.documents(start, stop)] if start < stop else []
+    return page_view(documents, str(stop) if stop < len(store) else None)
+
+
+@blueprint.get("/corpora/<string:corpus_id>/errors", responses={200: IngestErrorList})
+def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
+    """The lines of an upload that are no documents, in order"""
+    store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
+    found = [
+        {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
+        for error in store.errors(start, query.limit)
+    ]
+    return page_view(found, str(start + len(found)) if len(found) == query.limit else None)
+
+
+@blueprint.delete("/corpora/<string:corpus_id>", responses={204: None})
+def delete_corpus(path: CorpusPath) -> Response:
+    """Delete a corpus that no open job uses"""
+    here = state()
+    transact(here.database, lambda connection: rows.remove(connection, path.corpus_id))
+    files.remove_corpus(here.data_dir, path.corpus_id)
+    return Response(status=204)
+
+
+def _store(corpus_id: str) -> Store:
+    here = state()
+    with reading(here.database) as connection:
+        corpus = rows.get(connection, corpus_id)
+    if corpus.status == "validating":
+        raise InvalidRequest("The corpus is still being read; ask again when its status is `ready`.", code="validating")
+    return Store(rows.store_directory(here.data_dir, corpus_id))

@@ -1,0 +1,191 @@
+"""Routes of jobs: submit, poll, list, cancel, delete, and their metrics.
+
+Knows requests and answers. Must not know shards, leases or formulas.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import structlog
+from flask import Response, request
+
+import db.corpora as corpus_rows
+import db.jobs as rows
+from api.blueprint import answer, blueprint as make_blueprint, cursor_key
+from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
+from api.state import State, state
+from api.views import etag_of, job_view, page_view, report_view
+from corpusmill.errors import BrokerUnavailable, FieldFault, InvalidRequest, NotFound
+from corpusmill.ids import new_id
+from corpusmill.status import ENDED, Status
+from corpusmill.tasks import parse_params
+from db import files, ingest, metrics, planning, shards
+from db.corpora import Corpus
+from db.engine import Connection, reading, transact
+from db.jobs import Job
+
+log = structlog.get_logger(__name__)
+blueprint = make_blueprint("jobs", "A task, a model and parameters over a corpus.")
+
+#: Largest text of inline documents; a larger set belongs in a corpus.
+MOST_INLINE_BYTES = 32 << 20
+_POLL_SECONDS = 0.25
+
+
+@blueprint.post("/jobs", responses={202: JobResponse})
+def submit(body: JobRequest) -> Response:
+    """Submit a job
+
+    The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run."""
+    here = state()
+    model = here.catalog.resolve(body.model, body.revision)
+    params = here.catalog.check(model, body.task, parse_params(body.task, body.params))
+    corpus = _inline(here, body.documents) if body.documents is not None else _corpus(here, body.corpus or "")
+    job_id = new_id("job")
+    slices = planning.slices(here.settings, corpus, body.task)
+
+    def write(connection: Connection) -> None:
+        rows.create(
+            connection, id=job_id, name=body.name, task=body.task, model=model, corpus=corpus,
+            params=params.model_dump(mode="json", exclude_none=False), priority=body.priority, metadata=body.metadata,
+            slices=slices,
+        )  # fmt: skip
+
+    transact(here.database, write)
+    _ring(here)
+    with reading(here.database) as connection:
+        view = _view(connection, rows.get(connection, job_id))
+    return answer(view, 202, Location=f"/api/v1/jobs/{job_id}", ETag=f'"{etag_of(view)}"')
+
+
+@blueprint.get("/jobs", responses={200: JobList})
+def list_jobs(query: JobsQuery) -> dict[str, Any]:
+    """List jobs, newest first"""
+    with reading(state().database) as connection:
+        found = rows.page(
+            connection, before=cursor_key(query.cursor), limit=query.limit, statuses=query.status or (), task=query.task
+        )
+        views = [_view(connection, job) for job in found]
+    return page_view(views, str(found[-1].key) if len(found) == query.limit else None)
+
+
+@blueprint.get("/jobs/<string:job_id>", responses={200: JobResponse})
+def get_job(path: JobPath, query: JobQuery) -> Response:
+    """A job as it stands
+
+    With `If-None-Match` the answer is 304 while the job has not changed; with `wait` it comes when the job changes."""
+    here = state()
+    view = _read(here, path.job_id)
+    known = request.if_none_match if request.headers.get("If-None-Match") else None
+    if query.wait and view["status"] not in ENDED and (known is None or known.contains_weak(etag_of(view))):
+        view = _wait(here, path.job_id, view, query.wait)
+    tag = etag_of(view)
+    if known is not None and known.contains_weak(tag):
+        return Response(status=304, headers={"ETag": f'"{tag}"'})
+    return answer(view, ETag=f'"{tag}"')
+
+
+@blueprint.post("/jobs/<string:job_id>/cancel", responses={202: JobResponse})
+def cancel(path: JobPath) -> Response:
+    """Cancel a job
+
+    Documents that have ended keep their results; the others end as `cancelled`, those on a device after their batch."""
+    here = state()
+    transact(here.database, lambda connection: rows.request_cancel(connection, path.job_id))
+    return answer(_read(here, path.job_id), 202)
+
+
+@blueprint.delete("/jobs/<string:job_id>", responses={204: None})
+def delete(path: JobPath) -> Response:
+    """Delete a job with its results and metrics, whatever its state"""
+    here = state()
+    corpus = transact(here.database, lambda connection: rows.remove(connection, path.job_id))
+    if corpus is not None:
+        files.remove_corpus(here.data_dir, corpus.id)
+    return Response(status=204)
+
+
+@blueprint.get("/jobs/<string:job_id>/metrics", responses={200: MetricsResponse})
+def get_metrics(path: JobPath) -> dict[str, Any]:
+    """The job's metrics, live while it runs, with 95 % intervals once it has ended"""
+    here = state()
+    with reading(here.database) as connection:
+        job = rows.get(connection, path.job_id)
+        if job.status not in ENDED:
+            return report_view(metrics.live(connection, job))
+    if not job.evaluated:
+        metrics.evaluate(here.database, job.key)
+    with reading(here.database) as connection:
+        return report_view(metrics.stored(connection, rows.get(connection, path.job_id)))
+
+
+def _corpus(here: State, corpus_id: str) -> Corpus:
+    with reading(here.database) as connection:
+        try:
+            corpus = corpus_rows.get(connection, corpus_id)
+        except NotFound as error:
+            raise InvalidRequest(str(error), FieldFault("/corpus", "unknown"), code="unknown_corpus") from error
+    corpus_rows.require_usable(corpus)
+    return corpus
+
+
+def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
+    """A corpus of the documents in the body, on disk and in SQL like any other."""
+    corpus_id = new_id("corpus")
+    lines = [json.dumps(document.model_dump(exclude_unset=True), ensure_ascii=True) for document in documents]
+    body = ("\n".join(lines) + "\n").encode()
+    if len(body) > MOST_INLINE_BYTES:
+        raise InvalidRequest(
+            f"The documents have {len(body)} bytes; up to {MOST_INLINE_BYTES} go into a job. Upload a corpus instead.",
+            FieldFault("/documents", "too many bytes"), code="too_large",
+        )  # fmt: skip
+    ingest.run_inline(here.database, here.settings, corpus_id, body)
+    with reading(here.database) as connection:
+        corpus = corpus_rows.get(connection, corpus_id)
+    if corpus.invalid:
+        errors = ingest.errors_of(here.settings, corpus_id, 20)
+        transact(here.database, lambda connection: corpus_rows.remove(connection, corpus_id))
+        files.remove_corpus(here.data_dir, corpus_id)
+        raise InvalidRequest(
+            "Some documents cannot be used: " + errors[0].message,
+            *(FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message) for error in errors),
+        )
+    return corpus
+
+
+def _ring(here: State) -> None:
+    """Ring for what was just committed. A broker that does not answer costs time, never the job: the sweeper rings."""
+    try:
+        with reading(here.database) as connection:
+            waiting = shards.to_publish(connection, here.settings.doorbell_window)
+        here.doorbell.ring(waiting[: max(0, here.settings.doorbell_window - here.doorbell.depth())])
+        transact(here.database, lambda connection: shards.mark_published(connection, waiting))
+    except BrokerUnavailable as error:
+        log.warning("doorbell not rung", why=str(error))
+
+
+def _wait(here: State, job_id: str, view: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The job once it has changed, or as it stands after `seconds`; at once where too many threads wait already."""
+    if not here.waiting.acquire(blocking=False):
+        return view
+    try:
+        tag, deadline = etag_of(view), time.monotonic() + seconds
+        while etag_of(view) == tag and time.monotonic() < deadline:
+            time.sleep(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+            view = _read(here, job_id)
+        return view
+    finally:
+        here.waiting.release()
+
+
+def _read(here: State, job_id: str) -> dict[str, Any]:
+    with reading(here.database) as connection:
+        return _view(connection, rows.get(connection, job_id))
+
+
+def _view(connection: Connection, job: Job) -> dict[str, Any]:
+    queued = job.status is Status.QUEUED
+    return job_view(job, queue_position=rows.queue_position(connection, job) if queued else None)

@@ -1,0 +1,270 @@
+"""Requests and responses as pydantic models: what is accepted, and what the OpenAPI document says.
+
+Knows the contract's fields. Must not know rows.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from api.problems import names_fields
+from corpusmill.status import Status
+from corpusmill.tasks import Task
+
+#: Documents in the body of a job; a larger set belongs in a corpus, which is streamed.
+MOST_INLINE_DOCUMENTS = 10_000
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+@names_fields
+class InlineDocument(_Request):
+    """A document in the body of a job; other fields are kept and come back in exports."""
+
+    model_config = ConfigDict(extra="allow")
+
+    text: str
+    text_pair: str | None = None
+    id: str | int | None = None
+    reference: str | bool | int | float | list[str] | None = None
+
+
+@names_fields
+class JobRequest(_Request):
+    """What to do (task, model, parameters) with which documents (a corpus, or the documents themselves)."""
+
+    task: Task
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    corpus: str | None = None
+    documents: Annotated[list[InlineDocument], Field(min_length=1, max_length=MOST_INLINE_DOCUMENTS)] | None = None
+    name: Annotated[str, Field(max_length=200)] | None = None
+    params: dict[str, Any] = {}
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> JobRequest:
+        if (self.corpus is None) == (self.documents is None):
+            raise ValueError("give either corpus (an id) or documents (a list), and not both")
+        return self
+
+
+@names_fields
+class UploadQuery(_Request):
+    """How the fields of an upload are to be read."""
+
+    name: Annotated[str, Field(max_length=200)] | None = None
+    text_field: Annotated[str, Field(min_length=1)] = "text"
+    text_pair_field: Annotated[str, Field(min_length=1)] | None = None
+    id_field: Annotated[str, Field(min_length=1)] = "id"
+    reference_field: Annotated[str, Field(min_length=1)] = "reference"
+
+
+@names_fields
+class PageQuery(_Request):
+    """A page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    cursor: Annotated[str, Field(pattern=r"^\d{1,18}$")] | None = None
+
+
+@names_fields
+class JobsQuery(PageQuery):
+    """A page of jobs; `status` may be repeated."""
+
+    status: list[Status] | None = None
+    task: Task | None = None
+
+
+@names_fields
+class JobQuery(_Request):
+    """Seconds to wait for the job to change (at most 60), from what `If-None-Match` names or from now."""
+
+    wait: Annotated[float, Field(ge=0, le=60)] | None = None
+
+
+@names_fields
+class ResultsQuery(PageQuery):
+    """A page of results."""
+
+    status: Literal["succeeded", "failed", "cancelled"] | None = None
+    label: str | None = None
+    min_score: float | None = None
+    max_score: float | None = None
+
+
+@names_fields
+class ExportQuery(_Request):
+    """The file format; `partial` exports what is there before the job has ended; `raw` leaves CSV cells that a
+    spreadsheet would run as formulas as they are."""
+
+    format: Literal["jsonl", "csv", "parquet"] = "jsonl"
+    partial: bool = False
+    raw: bool = False
+
+
+class CorpusPath(BaseModel):
+    corpus_id: str
+
+
+class JobPath(BaseModel):
+    job_id: str
+
+
+class ResultPath(JobPath):
+    position: Annotated[int, Field(ge=0)]
+
+
+class CorpusResponse(BaseModel):
+    """A corpus. `error` says why it was rejected."""
+
+    id: str
+    name: str | None
+    status: Literal["validating", "ready", "rejected"]
+    format: str
+    bytes: int
+    sha256: str
+    documents: int
+    invalid: int
+    fields: list[str]
+    error: dict[str, Any] | None
+    created_at: str
+
+
+class IngestErrorResponse(BaseModel):
+    line: int
+    column: str | None
+    code: Literal["invalid_json", "missing_field", "wrong_type", "bad_encoding", "too_long"]
+    message: str
+
+
+class DocumentResponse(BaseModel):
+    id: str
+    position: int
+    text: str
+    text_pair: str | None = None
+    reference: str | list[str] | None
+    fields: dict[str, Any]
+
+
+class ModelReference(BaseModel):
+    id: str
+    revision: str
+
+
+class CountsResponse(BaseModel):
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    pending: int
+
+
+class JobResponse(BaseModel):
+    """A job; its counts always add up to `total`."""
+
+    id: str
+    name: str | None
+    task: Task
+    model: ModelReference
+    corpus: str
+    corpus_invalid: int
+    params: dict[str, Any]
+    priority: int
+    status: Status
+    counts: CountsResponse
+    progress: float
+    documents_per_second: float | None
+    eta_seconds: float | None
+    queue_position: int | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    expires_at: str | None
+    error: dict[str, Any] | None
+    runtime: dict[str, Any] | None
+    metadata: dict[str, Any]
+
+
+class ResultError(BaseModel):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ResultResponse(BaseModel):
+    id: str
+    position: int
+    status: Literal["succeeded", "failed", "cancelled"]
+    output: dict[str, Any] | None
+    n_tokens: int
+    n_segments: int
+    truncated: bool
+    error: ResultError | None
+
+
+class MetricResponse(BaseModel):
+    name: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    coverage: float | None
+    signature: str | None
+
+
+class ConfusionMatrixResponse(BaseModel):
+    """Rows are references, columns what the model said, both in the order of `labels`."""
+
+    labels: list[str]
+    counts: list[list[int]]
+
+
+class MetricsResponse(BaseModel):
+    metrics: list[MetricResponse]
+    confusion_matrix: ConfusionMatrixResponse | None
+
+
+class ModelResponse(BaseModel):
+    id: str
+    revision: str
+    tasks: list[Task]
+    labels: list[str]
+    source_langs: list[str]
+    target_langs: list[str]
+    loaded_on: list[str]
+
+
+class CorpusList(BaseModel):
+    data: list[CorpusResponse]
+    next_cursor: str | None
+
+
+class IngestErrorList(BaseModel):
+    data: list[IngestErrorResponse]
+    next_cursor: str | None
+
+
+class DocumentList(BaseModel):
+    data: list[DocumentResponse]
+    next_cursor: str | None
+
+
+class JobList(BaseModel):
+    data: list[JobResponse]
+    next_cursor: str | None
+
+
+class ResultList(BaseModel):
+    data: list[ResultResponse]
+    next_cursor: str | None
+
+
+class ModelList(BaseModel):
+    data: list[ModelResponse]
+    next_cursor: str | None

@@ -1,0 +1,76 @@
+"""`corpusmill db upgrade` and `corpusmill doctor`: what an operator runs before and beside the service.
+
+Knows how findings are shown and what exit code they are. Must not know how each is found: `cli.checks` does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corpusmill.settings import settings_from
+
+if TYPE_CHECKING:
+    from cli.checks import Finding
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")]
+
+db = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@db.callback()
+def _db() -> None:
+    """Look after the database's tables."""
+
+
+@db.command()
+def upgrade(data: Data = None) -> None:
+    """Bring the database's tables to this version; makes a SQLite file where there is none."""
+    from cli.output import say
+    from db.engine import migrate
+
+    settings = settings_from(os.environ, data_dir=data)
+    if not settings.database_url:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    migrate(settings.database)
+    say("The database is up to date.")
+
+
+def doctor(
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Check settings, data directory, database, broker, models and devices; exit code 1 where something is wrong."""
+    from cli.checks import examine
+    from cli.output import print_json
+
+    findings = examine(os.environ, data)
+    sound = all(finding.state != "fault" for finding in findings)
+    if as_json:
+        print_json({"ok": sound, "checks": [finding.as_dict() for finding in findings]})
+    else:
+        _show(findings)
+    if not sound:
+        raise typer.Exit(1)
+
+
+def _show(findings: Sequence[Finding]) -> None:
+    """A table whose sentences are never cut, because each is an instruction."""
+    from cli.output import console, print_table
+
+    rows = [(finding.check, finding.state, finding.found, finding.mend) for finding in findings]
+    if not sys.stdout.isatty():
+        print_table(("CHECK", "STATE", "FOUND", "MEND"), rows)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("CHECK", "STATE", "FOUND", "MEND", box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row, style={"fault": "red", "warning": "yellow"}.get(row[1]))
+    console().print(table)

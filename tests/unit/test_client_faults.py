@@ -1,0 +1,248 @@
+"""The client when the network or the server fails: what it sends again, what it must not, and what it says."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from corpusmill_client import Client, ConnectionFailed, CorpusmillError
+from corpusmill_client.transport import backoff
+
+from tests.unit.contract_peer import Peer
+
+
+@pytest.fixture
+def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses made; none takes any time."""
+    made: list[float] = []
+    monkeypatch.setattr("time.sleep", made.append)
+    return made
+
+
+@pytest.fixture
+def peer(naps: list[float]) -> Iterator[Peer]:
+    started = Peer().start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(peer: Peer) -> Iterator[Client]:
+    with Client(peer.url, api_key="unused") as opened:
+        opened.models()
+        yield opened
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('{"text": "a document of some length"}\n' * 100_000)
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_server_that_is_not_there_is_said_with_its_address_and_how_to_start_one(naps: list[float]) -> None:
+    url = f"http://127.0.0.1:{_free_port()}"
+    with Client(url) as client, pytest.raises(ConnectionFailed) as failed:
+        client.models()
+    assert url in str(failed.value)
+    assert "corpusmill up" in str(failed.value)
+    assert (failed.value.code, failed.value.status) == ("connection_failed", None)
+    assert len(naps) <= 4
+
+
+@pytest.mark.parametrize("how", ["hang up", "lose the answer", "503", "429", "html"])
+def test_a_question_is_asked_again_whatever_came_between(client: Client, peer: Peer, how: str) -> None:
+    peer.misbehave("GET", "/models", how, times=3)
+    assert client.models()[0].id == "echo"
+
+
+def test_a_question_is_given_up_when_patience_ends(client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corpusmill_client.transport.PATIENCE", 0.0)
+    peer.misbehave("GET", "/models", "503", times=50)
+    with pytest.raises(CorpusmillError, match="Oh") as refused:
+        client.models()
+    assert refused.value.code == "database_unavailable"
+
+
+@pytest.mark.parametrize("how", ["hang up", "lose the answer", "503", "html", "500"])
+def test_a_job_that_may_have_been_created_is_never_submitted_again(client: Client, peer: Peer, how: str) -> None:
+    peer.misbehave("POST", "/jobs", how)
+    with pytest.raises(CorpusmillError):
+        client.classify(["a"], model="echo")
+    assert len(peer.asked("POST", "/jobs")) == 1
+
+
+def test_a_lost_answer_to_a_submission_says_to_look_before_sending_again(client: Client, peer: Peer) -> None:
+    peer.misbehave("POST", "/jobs", "lose the answer")
+    with pytest.raises(ConnectionFailed, match="may or may not have been accepted"):
+        client.classify(["a"], model="echo")
+    assert len(list(client.jobs())) == 1
+
+
+def test_a_submission_turned_away_at_the_door_is_sent_again_under_the_same_key(client: Client, peer: Peer) -> None:
+    peer.misbehave("POST", "/jobs", "429", times=2)
+    client.classify(["a"], model="echo")
+    keys = {each.headers["idempotency-key"] for each in peer.asked("POST", "/jobs")}
+    assert (len(peer.asked("POST", "/jobs")), len(keys), len(peer.jobs)) == (3, 1, 1)
+
+
+def test_an_upload_broken_off_before_its_end_is_sent_again_from_the_start(
+    client: Client, peer: Peer, corpus: Path
+) -> None:
+    peer.misbehave("POST", "/corpora", "hang up half way", times=2)
+    assert client.upload(corpus).documents == 100_000
+    assert peer.seen[-1].body == corpus.read_bytes()
+    assert len(peer.corpora) == 1
+
+
+def test_an_upload_whose_answer_was_lost_is_not_sent_again(client: Client, peer: Peer, corpus: Path) -> None:
+    peer.misbehave("POST", "/corpora", "lose the answer")
+    with pytest.raises(ConnectionFailed, match="may or may not have been accepted"):
+        client.upload(corpus)
+    assert len(peer.corpora) == 1
+
+
+def test_a_stream_that_can_be_read_once_is_not_sent_again(client: Client, peer: Peer, corpus: Path) -> None:
+    peer.misbehave("POST", "/corpora", "hang up half way")
+    with corpus.open("rb") as file, pytest.raises(ConnectionFailed):
+        client.upload(file)
+    assert len(peer.asked("POST", "/corpora")) == 1
+
+
+def test_a_refusal_in_the_middle_of_an_upload_is_read_and_told(client: Client, peer: Peer, corpus: Path) -> None:
+    peer.misbehave("POST", "/corpora", "refuse early", times=5)
+    with pytest.raises(CorpusmillError, match="larger than this server takes") as refused:
+        client.upload(corpus)
+    assert refused.value.status == 413
+    assert len(peer.asked("POST", "/corpora")) == 1
+
+
+def test_a_file_that_shrinks_while_it_is_sent_is_no_corpus(client: Client, peer: Peer, corpus: Path) -> None:
+    def shrink(sent: int, size: int | None) -> None:
+        with corpus.open("ab") as file:
+            file.truncate(10)
+
+    with pytest.raises(CorpusmillError, match="became shorter") as refused:
+        client.upload(corpus, progress=shrink)
+    assert refused.value.code == "source_changed"
+    assert not peer.corpora
+
+
+def test_waiting_survives_a_server_that_restarts(client: Client, peer: Peer, naps: list[float]) -> None:
+    peer.steps = 4
+    job = client.classify(["a", "b", "c", "d"], model="echo")
+    troubles: list[str | None] = []
+
+    def tell(each: object) -> None:
+        troubles.append(job.trouble)
+        if job.counts.succeeded == 2 and not job.trouble and len(troubles) < 3:
+            peer.stop()
+        elif job.trouble and len(troubles) == 5:
+            peer.start()
+
+    assert job.wait(progress=tell).status == "completed"
+    assert "No Corpusmill server answers" in str(troubles[3])
+    assert (troubles[0], troubles[-1]) == (None, None)
+
+
+@pytest.mark.parametrize("how", ["hang up", "503", "500", "html"])
+def test_waiting_survives_answers_that_pass(client: Client, peer: Peer, how: str) -> None:
+    job = client.classify(["a"], model="echo")
+    peer.misbehave("GET", job.id, how, times=4)
+    assert job.wait().status == "completed"
+
+
+def test_waiting_ends_where_the_server_refuses_for_good(client: Client, peer: Peer) -> None:
+    job = client.classify(["a"], model="echo")
+    del peer.jobs[job.id]
+    with pytest.raises(CorpusmillError, match="There is no job_0"):
+        job.wait()
+
+
+def test_waiting_ends_where_the_server_keeps_failing_inside(client: Client, peer: Peer) -> None:
+    job = client.classify(["a"], model="echo")
+    peer.misbehave("GET", job.id, "500", times=50)
+    with pytest.raises(CorpusmillError, match="500"):
+        job.wait()
+
+
+def test_waiting_does_not_flood_a_server_that_answers_at_once(client: Client, peer: Peer, naps: list[float]) -> None:
+    peer.steps = 10_000  # one document in thousands of steps: nothing to see changes
+    job = client.classify(["a"], model="echo")
+    with pytest.raises(TimeoutError):
+        job.wait(timeout=0.3)
+    assert max(naps[:10]) > 0.1
+
+
+def test_an_export_cut_short_is_fetched_again_and_never_left_half(
+    client: Client, peer: Peer, tmp_path: Path, naps: list[float]
+) -> None:
+    job = client.classify(["a", "b"], model="echo").wait()
+    peer.misbehave("GET", "/export", "cut short", times=2)
+    assert job.export(tmp_path / "out.jsonl").read_text().count("\n") == 2
+    peer.misbehave("GET", "/export", "cut short", times=3)
+    (tmp_path / "out.jsonl").write_text("what was there before")
+    with pytest.raises(ConnectionFailed, match="connection was lost"):
+        job.export(tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+    assert (tmp_path / "out.jsonl").read_text() == "what was there before"
+
+
+def test_rows_cut_short_are_an_error_and_not_a_shorter_list(client: Client, peer: Peer) -> None:
+    job = client.classify(["a", "b"], model="echo").wait()
+    peer.misbehave("GET", "/export", "cut short")
+    with pytest.raises(ConnectionFailed):
+        job.to_list()
+
+
+def test_a_deletion_whose_answer_was_lost_is_success(client: Client, peer: Peer) -> None:
+    job = client.classify(["a"], model="echo")
+    peer.misbehave("DELETE", job.id, "lose the answer")
+    job.delete()
+    assert not peer.jobs
+    with pytest.raises(CorpusmillError, match="There is no job_0"):
+        job.delete()
+
+
+def test_a_cancellation_is_safe_to_repeat(client: Client, peer: Peer) -> None:
+    job = client.classify(["a"], model="echo")
+    peer.misbehave("POST", "/cancel", "lose the answer")
+    assert job.cancel().status == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("no json", "Corpusmill server"), ("redirect", "https://elsewhere.example/")]
+)
+def test_another_server_at_the_address_is_recognised(client: Client, peer: Peer, how: str, message: str) -> None:
+    peer.misbehave("GET", "/models", how)
+    with pytest.raises(CorpusmillError, match=message):
+        client.models()
+
+
+def test_several_threads_may_share_a_client(client: Client, peer: Peer) -> None:
+    ended: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: ended.append(client.classify(["a"], model="echo").wait().status))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ended == ["completed"] * 8
+
+
+def test_pauses_grow_to_a_limit_and_honour_what_the_server_asks() -> None:
+    assert all(0.1 <= backoff(0) <= 0.2 for _ in range(100))
+    assert all(5.0 <= backoff(1000) <= 10.0 for _ in range(100))
+    assert backoff(0, floor=7.0) == 7.0
+    assert backoff(0, floor=86_400.0) == 30.0

@@ -1,0 +1,299 @@
+"""Uploads are read in bounded memory, and what expands too far is refused, whatever its form."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from corpora import Encoding, Format, Limits, Options, Upload, read
+from corpusmill.documents import Document, IngestError
+from corpusmill.errors import InvalidRequest, TooLarge, UnsupportedFormat
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+LINE = b'{"text": "the same line again and again"}\n'
+
+#: Reads an upload to its end in a process of its own; prints how it ended and how much memory the process took at most.
+_READER = """
+import sys
+from collections import Counter
+from pathlib import Path
+from corpora import Encoding, Format, Limits, Options, Upload, read
+path, kind, encoding = sys.argv[1:]
+seen = Counter()
+try:
+    for item in read(Path(path), Upload(Format(kind), Encoding(encoding) if encoding else None), Options()):
+        seen[getattr(item, "code", "document")] += 1
+    print("read", dict(seen), end=" ")
+except Exception as error:
+    print(type(error).__name__, end=" ")
+status = Path("/proc/self/status").read_text()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+"""
+
+
+def peak(path: Path, kind: Format, encoding: Encoding | None = None) -> tuple[str, float]:
+    """How reading a file ends, and the most MiB the reading process took."""
+    command = [sys.executable, "-c", _READER, str(path), kind.value, encoding.value if encoding else ""]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    outcome, _, kib = ended.stdout.strip().rpartition(" ")
+    return outcome, int(kib) / 1024
+
+
+def read_all(data: bytes, upload: Upload, options: Options | None = None) -> list[Document | IngestError]:
+    return list(read(io.BytesIO(data), upload, options or Options()))
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_compressed_uploads_read_like_plain_ones(encoding: Encoding) -> None:
+    data = b"".join(b'{"text": "document %d"}\n' % number for number in range(20_000))
+    parts = [data[: len(data) // 2], data[len(data) // 2 :]]
+    if encoding is Encoding.GZIP:
+        packed = b"".join(gzip.compress(part) for part in parts)
+    else:
+        packed = b"".join(zstandard.ZstdCompressor().compress(part) for part in parts)
+    assert read_all(packed, Upload(Format.JSONL, encoding)) == read_all(data, Upload(Format.JSONL))
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_compressed_upload_cut_short_or_damaged_is_refused(encoding: Encoding) -> None:
+    data = b"".join(b'{"text": "document %d"}\n' % (number * 7919) for number in range(1000))
+    packed = gzip.compress(data) if encoding is Encoding.GZIP else zstandard.ZstdCompressor().compress(data)
+    for bad in (packed[:-20], packed[: len(packed) // 2], LINE, packed[:20] + b"\0" * 50 + packed[70:]):
+        with pytest.raises(InvalidRequest, match=encoding.value):
+            read_all(bad, Upload(Format.JSONL, encoding))
+
+
+def test_a_zstd_frame_may_not_ask_for_a_large_window() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    packed = stream.compress(LINE) + stream.flush()
+    with pytest.raises(InvalidRequest, match="--long"):
+        read_all(packed, Upload(Format.JSONL, Encoding.ZSTD))
+
+
+def test_more_decoded_bytes_than_the_limit_are_refused() -> None:
+    options = Options(limits=Limits(max_upload_bytes=1000))
+    with pytest.raises(TooLarge, match="CORPUSMILL_MAX_UPLOAD_BYTES"):
+        read_all(LINE * 100, Upload(Format.JSONL), options)
+    with pytest.raises(TooLarge, match="CORPUSMILL_MAX_UPLOAD_BYTES"):
+        read_all(gzip.compress(LINE * 100), Upload(Format.JSONL, Encoding.GZIP), options)
+
+
+def test_a_high_ratio_is_harmless_in_a_small_upload_and_refused_in_a_large_one() -> None:
+    upload = Upload(Format.JSONL, Encoding.ZSTD)
+    packer = zstandard.ZstdCompressor()
+    small = packer.compress(LINE * 20_000)
+    assert len(LINE) * 20_000 / len(small) > 1000
+    assert len(read_all(small, upload)) == 20_000
+    with pytest.raises(TooLarge, match="CORPUSMILL_MAX_EXPANSION"):
+        read_all(packer.compress(LINE * (16 * MIB // len(LINE))), upload)
+
+
+def packed_zeros(path: Path, encoding: Encoding, mebibytes: int) -> None:
+    block = bytes(MIB)
+    if encoding is Encoding.GZIP:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for _ in range(mebibytes):
+                file.write(block)
+        return
+    stream = zstandard.ZstdCompressor().compressobj()
+    with path.open("wb") as out:
+        for _ in range(mebibytes):
+            out.write(stream.compress(block))
+        out.write(stream.flush())
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_a_decompression_bomb_is_refused_in_little_memory(encoding: Encoding, tmp_path: Path) -> None:
+    packed_zeros(tmp_path / "bomb", encoding, 512)
+    outcome, mebibytes = peak(tmp_path / "bomb", Format.JSONL, encoding)
+    assert outcome == "TooLarge"
+    assert mebibytes < 150
+
+
+def test_one_line_of_half_a_gibibyte_is_passed_over_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "line.jsonl"
+    with path.open("wb") as file:
+        file.write(LINE + b'{"text": "')
+        file.seek(512 * MIB, 1)  # a hole: zeros that take no room
+        file.write(b'"}\n' + LINE)
+    outcome, mebibytes = peak(path, Format.JSONL)
+    assert outcome == "read {'document': 2, 'too_long': 1}"
+    assert mebibytes < 150
+
+
+def bomb_of_one_value(path: Path, length: int, rows: int) -> None:
+    """A Parquet file of one value referred to by all rows."""
+    indices = pa.Array.from_buffers(pa.int32(), rows, [None, pa.py_buffer(bytes(4 * rows))])
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(["x" * length]))
+    pq.write_table(pa.table({"text": column}), path, compression="zstd")
+
+
+def write(table: pa.Table, path: Path, **options: object) -> None:
+    pq.write_table(table, path, compression="zstd", **options)
+
+
+def dictionary_bomb(path: Path) -> None:
+    bomb_of_one_value(path, 100_000, 2_000_000)  # 5 kB hold 200 GB
+
+
+def long_value_bomb(path: Path) -> None:
+    bomb_of_one_value(path, 20 * MIB, 10_000)
+
+
+def empty_value_bomb(path: Path) -> None:
+    bomb_of_one_value(path, 0, 1_000_000)
+
+
+def page_bomb(path: Path) -> None:
+    write(pa.table({"text": ["x" * (180 * MIB)]}), path, use_dictionary=False)
+
+
+def repeated_prefix_bomb(path: Path) -> None:
+    encoding = {"text": "DELTA_BYTE_ARRAY"}
+    write(pa.table({"text": ["z" * 200_000] * 2_000}), path, use_dictionary=False, column_encoding=encoding)
+
+
+def list_bomb(path: Path) -> None:
+    size = 70_000_000
+    values = pa.Array.from_buffers(pa.int8(), size, [None, pa.py_buffer(bytes(size))])
+    write(pa.table({"text": ["a"], "x": pa.ListArray.from_arrays(pa.array([0, size], pa.int32()), values)}), path)
+
+
+def list_of_texts_bomb(path: Path) -> None:
+    size = 2_000_000
+    indices = pa.Array.from_buffers(pa.int32(), size, [None, pa.py_buffer(bytes(4 * size))])
+    values = pa.DictionaryArray.from_arrays(indices, pa.array(["y" * 100_000]))
+    write(pa.table({"text": ["a"], "x": pa.ListArray.from_arrays(pa.array([0, size], pa.int32()), values)}), path)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        dictionary_bomb,
+        long_value_bomb,
+        empty_value_bomb,
+        page_bomb,
+        repeated_prefix_bomb,
+        list_bomb,
+        list_of_texts_bomb,
+    ],
+)
+def test_a_parquet_bomb_is_refused_in_little_memory(bomb: object, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.parquet"
+    bomb(path)  # type: ignore[operator]
+    assert path.stat().st_size < 100_000
+    outcome, mebibytes = peak(path, Format.PARQUET)
+    assert outcome == "TooLarge"
+    assert mebibytes < 350
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_members_of_an_archive_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["from parquet"], "id": ["p"]}), parquet)
+    data = zipped(
+        {
+            "d/essay.txt": b"\xef\xbb\xbfA whole\nfile.",
+            "c.csv": b"text,stars\nfrom csv,3\n",
+            "a.jsonl": b'{"text": "from jsonl"}\nbroken\n',
+            "b.parquet": parquet.getvalue(),
+            "__MACOSX/._a.jsonl": b"\0\0",
+        }
+    )
+    for upload, raw in ((Upload(Format.ZIP), data), (Upload(Format.ZIP, Encoding.GZIP), gzip.compress(data))):
+        found = list(read(io.BytesIO(raw), upload, Options(), scratch=tmp_path))
+        assert [item for item in found if isinstance(item, Document)] == [
+            Document(position=0, id="0", text="from jsonl"),
+            Document(position=1, id="p", text="from parquet"),
+            Document(position=2, id="2", text="from csv", fields={"stars": "3"}),
+            Document(position=3, id="3", text="A whole\nfile.", fields={"file": "d/essay.txt"}),
+        ]
+        (error,) = [item for item in found if isinstance(item, IngestError)]
+        assert (error.line, error.code) == (2, "invalid_json")
+        assert error.message.startswith("In a.jsonl: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_in_an_archive_are_data_and_no_paths(tmp_path: Path) -> None:
+    names = ["../../x.txt", "/etc/passwd.txt", "C:\\x.txt"]
+    found = list(read(io.BytesIO(zipped(dict.fromkeys(names, b"a"))), Upload(Format.ZIP), Options(), scratch=tmp_path))
+    assert [item.fields["file"] for item in found if isinstance(item, Document)] == sorted(names)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        (zipped({"a.jsonl": LINE, "inner.zip": zipped({})}), UnsupportedFormat, "inner.zip"),
+        (zipped({"a.jsonl.gz": LINE}), UnsupportedFormat, "a.jsonl.gz"),
+        (zipped({"a.docx": LINE}), UnsupportedFormat, "a.docx"),
+        (zipped({"a.jsonl": LINE}, zipfile.ZIP_BZIP2), UnsupportedFormat, "deflate"),
+        (zipped({"a.csv": b"body\na\n"}), InvalidRequest, "In a.csv: There is no column 'text'"),
+        (zipped({"a.jsonl": LINE})[:-10], InvalidRequest, "cannot be opened"),
+        (zipped({"a.jsonl": LINE}, zipfile.ZIP_STORED).replace(b"same", b"some"), InvalidRequest, "'a.jsonl'"),
+        (bz2.compress(LINE), InvalidRequest, "cannot be opened"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_refused_by_name(data: bytes, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match="ZIP|In a.csv") as refusal:
+        read_all(data, Upload(Format.ZIP))
+    assert said in str(refusal.value)
+
+
+def test_an_encrypted_member_is_refused() -> None:
+    data = bytearray(zipped({"a.jsonl": LINE}))
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + flags] |= 1
+    with pytest.raises(InvalidRequest, match="encrypted"):
+        read_all(bytes(data), Upload(Format.ZIP))
+
+
+def test_a_zip_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.txt", "w") as member:
+        for _ in range(256):
+            member.write(bytes(MIB))
+    outcome, mebibytes = peak(path, Format.ZIP)
+    assert outcome == "TooLarge"
+    assert mebibytes < 150
+
+
+def test_an_archive_of_too_many_members_is_refused_before_its_directory_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    entry = b"PK\x01\x02" + bytes(24) + b"\x01\x00" + bytes(16) + b"a"  # a nameless entry's 46 bytes, and its name
+    count = 600_000
+    end = b"PK\x05\x06" + bytes(4) + b"\xff\xff" * 2 + (len(entry) * count).to_bytes(4, "little") + bytes(6)
+    path.write_bytes(entry * count + end)
+    outcome, mebibytes = peak(path, Format.ZIP)
+    assert outcome == "TooLarge"
+    assert mebibytes < 150
+
+
+def test_a_temporary_file_is_only_made_where_a_stream_cannot_seek(tmp_path: Path) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    parquet = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), parquet)
+    found = list(read(Pipe(parquet.getvalue()), Upload(Format.PARQUET), Options(), scratch=tmp_path))
+    assert [item.text for item in found if isinstance(item, Document)] == ["a", "b"]

@@ -1,0 +1,146 @@
+"""The pure rules: shards, batches, status, turns. None of these tests touches a file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpusmill.batches import plan_batches, restore_order
+from corpusmill.queueing import AFFINITY_SECONDS, Waiting, after_loss, choose, losses_of_half
+from corpusmill.shards import ShardSize, Slice, halves, plan_shards
+from corpusmill.status import ENDED, Counts, Intent, Status, progress_of, status_of
+
+lengths = st.lists(st.integers(0, 500), max_size=200)
+sizes = st.builds(ShardSize, documents=st.integers(1, 50), bytes=st.integers(1, 2_000))
+
+
+@given(lengths, sizes)
+def test_shards_cover_every_document_once_and_in_order(texts: list[int], size: ShardSize) -> None:
+    pieces = list(plan_shards(texts, size))
+    assert [position for piece in pieces for position in range(piece.start, piece.stop)] == list(range(len(texts)))
+    assert all(left.stop == right.start for left, right in pairwise(pieces))
+
+
+@given(lengths, sizes)
+def test_a_shard_exceeds_its_bytes_only_with_a_single_document(texts: list[int], size: ShardSize) -> None:
+    for piece in plan_shards(texts, size):
+        assert len(piece) <= size.documents
+        assert len(piece) == 1 or sum(texts[piece.start : piece.stop]) <= size.bytes
+
+
+def test_a_corpus_without_documents_has_no_shards() -> None:
+    assert list(plan_shards([], ShardSize(documents=5, bytes=5))) == []
+
+
+@given(st.integers(0, 100), st.integers(2, 1_000))
+def test_halves_cover_the_whole_and_differ_by_one_at_most(start: int, length: int) -> None:
+    left, right = halves(Slice(start, start + length))
+    assert (left.start, left.stop, right.stop) == (start, right.start, start + length)
+    assert abs(len(left) - len(right)) <= 1
+
+
+def test_a_single_document_cannot_be_halved() -> None:
+    with pytest.raises(ValueError, match="halved"):
+        halves(Slice(3, 4))
+
+
+@given(lengths, st.integers(1, 1_000), st.integers(1, 20))
+def test_batches_hold_each_text_once_within_the_budget(texts: list[int], budget: int, most: int) -> None:
+    batches = plan_batches(texts, budget, most=most)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(texts)))
+    for batch in batches:
+        assert len(batch) <= most
+        assert len(batch) == 1 or max(texts[index] for index in batch) * len(batch) <= budget
+
+
+@given(lengths, st.integers(1, 1_000))
+def test_outputs_of_batches_find_their_way_back(texts: list[int], budget: int) -> None:
+    batches = plan_batches(texts, budget)
+    outputs = [[f"{index}:{texts[index]}" for index in batch] for batch in batches]
+    assert restore_order(batches, outputs) == [f"{index}:{length}" for index, length in enumerate(texts)]
+
+
+@given(
+    st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 3),
+    st.sampled_from(Intent),
+)  # fmt: skip
+def test_a_job_has_ended_exactly_when_nothing_is_pending(
+    succeeded: int, failed: int, cancelled: int, pending: int, running: int, intent: Intent
+) -> None:
+    counts = Counts(
+        total=succeeded + failed + cancelled + pending, succeeded=succeeded, failed=failed, cancelled=cancelled,
+        running=running,
+    )  # fmt: skip
+    status = status_of(intent, None, counts)
+    assert (status in ENDED) == (pending == 0)
+    assert counts.pending == pending
+    assert 0 <= progress_of(counts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        (Counts(total=4, succeeded=4), Status.COMPLETED),
+        (Counts(total=4, succeeded=3, failed=1), Status.COMPLETED_WITH_ERRORS),
+        (Counts(total=4, failed=4), Status.FAILED),
+        (Counts(total=4, succeeded=3, cancelled=1), Status.CANCELLED),
+        (Counts(total=4, succeeded=3), Status.RUNNING),
+        (Counts(total=4, running=1), Status.RUNNING),
+        (Counts(total=4), Status.QUEUED),
+        (None, Status.QUEUED),
+    ],
+)
+def test_the_status_follows_from_the_counts(counts: Counts | None, status: Status) -> None:
+    assert status_of(Intent.RUN, None, counts) is status
+
+
+def test_a_fatal_error_outweighs_everything() -> None:
+    assert status_of(Intent.CANCEL, "no weights", Counts(total=2, succeeded=1)) is Status.FAILED
+
+
+def test_a_paused_job_is_paused_once_nothing_runs() -> None:
+    assert status_of(Intent.PAUSE, None, Counts(total=4, running=1)) is Status.RUNNING
+    assert status_of(Intent.PAUSE, None, Counts(total=4, succeeded=1)) is Status.PAUSED
+
+
+def waiting(key: int, model: str = "a", priority: int = 0, waited: float = 0.0) -> Waiting:
+    return Waiting(job_key=key, model=(model, "1"), priority=priority, waited=waited)
+
+
+def test_the_job_that_waited_longest_is_served_first() -> None:
+    assert choose([waiting(1, waited=1), waiting(2, waited=5)], ()) == waiting(2, waited=5)
+
+
+def test_a_loaded_model_is_preferred_until_another_job_has_waited_too_long() -> None:
+    other, loaded = waiting(1, "b", waited=AFFINITY_SECONDS - 1), waiting(2, "a", waited=0)
+    assert choose([other, loaded], {("a", "1")}) == loaded
+    late = waiting(1, "b", waited=AFFINITY_SECONDS + 1)
+    assert choose([late, loaded], {("a", "1")}) == late
+
+
+def test_priority_outweighs_a_loaded_model() -> None:
+    urgent = waiting(1, "b", priority=1)
+    assert choose([urgent, waiting(2, "a", waited=100)], {("a", "1")}) == urgent
+
+
+def test_nothing_is_chosen_from_nothing() -> None:
+    assert choose([], {("a", "1")}) is None
+
+
+@given(st.integers(1, 4_096))
+def test_any_poison_document_is_blamed_after_a_bounded_number_of_losses(documents: int) -> None:
+    losses = total = 0
+    while True:
+        losses += 1
+        total += 1
+        verdict = after_loss(losses, documents)
+        if verdict == "blame":
+            break
+        if verdict == "halve":
+            documents = (documents + 1) // 2
+            losses = losses_of_half(documents)
+    assert documents == 1
+    assert total <= 2 + 12 + 2
