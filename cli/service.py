@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from broker.embedded import Embedded
@@ -39,7 +40,7 @@ class Service:
         self._logs = settings.data_dir / "logs"
         self._workers = {
             name: self._program("worker", environ_of(given) | extra, log=name)
-            for name, given, extra in worker_plans(settings)
+            for name, given, extra in worker_plans(settings, cuda_devices(settings))
         }
         plain = environ_of(settings) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._rest = {
@@ -98,10 +99,9 @@ class Service:
         )
 
 
-def worker_plans(settings: Settings) -> list[tuple[str, Settings, dict[str, str]]]:
+def worker_plans(settings: Settings, devices: Sequence[str]) -> list[tuple[str, Settings, dict[str, str]]]:
     """Each worker's name, settings and further environment: one for each CUDA device, or one on the CPU, or as many as
     the settings say, taking turns on the devices; the cores are shared out among them."""
-    devices = _cuda(settings)
     count = settings.workers or max(1, len(devices))
     threads = settings.threads or max(1, _cores() // count)
     plans = []
@@ -113,8 +113,11 @@ def worker_plans(settings: Settings) -> list[tuple[str, Settings, dict[str, str]
     return plans
 
 
-def _cuda(settings: Settings) -> list[str]:
-    """The CUDA devices to use, as CUDA_VISIBLE_DEVICES writes them."""
+def cuda_devices(settings: Settings) -> list[str]:
+    """The CUDA devices to use, as CUDA_VISIBLE_DEVICES writes them; none where the workers run on the CPU.
+
+    Raises InvalidSettings where CUDA is asked for and not there.
+    """
     if settings.device == "cpu" or (settings.device == "auto" and not gpu_driver_present()):
         return []
     found = ask_torch()

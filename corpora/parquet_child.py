@@ -1,9 +1,9 @@
-"""Parquet read in a process of its own: Arrow ends its process on some damaged files, and takes what memory it is told to.
+"""Parquet read in a process of its own: Arrow ends its process on some damaged files, and maps much memory.
 
-Knows how a file goes over and how items and refusals come back. Must not know formats beyond that it is Parquet.
+Knows how a file goes over and how items and refusals come back. Must not know what is in the file.
 
-The child gets the file as its standard input and writes lines: a document or an error as in the store, a refusal with `!`
-before it, and, where it came to the end, `.` with the bytes it spent. Anything else means that it died.
+The child has the file as its standard input, and writes lines: a document or an error as in the store, a refusal with
+`!` before it, and, where it came to the end, `.` with the bytes that it spent. Without either of these it died.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from corpora.options import Limits, Options
 from corpora.store_lines import document_from, document_line, error_from, error_line
@@ -25,7 +25,7 @@ from corpora.streams import Budget
 from corpusmill.documents import Document, IngestError
 from corpusmill.errors import CorpusmillError, FieldFault, InvalidRequest, TooLarge
 
-#: Address space of the child: what Arrow and Python map, and twice what `parquet_pages` admits.
+#: Address space of the child: what Arrow and Python map at rest, and several times what `parquet_pages` admits.
 ADDRESS_SPACE = 4 << 30
 _ROOT = str(Path(__file__).parents[1])
 
@@ -33,17 +33,76 @@ _ROOT = str(Path(__file__).parents[1])
 def read_parquet_apart(
     file: IO[bytes], budget: Budget, options: Options, start: int = 0
 ) -> Iterator[Document | IngestError]:
-    """What `parquet.read_parquet` gives and raises, for a file of the operating system; a crash is an InvalidRequest."""
+    """What `parquet.read_parquet` gives and raises; `file` must be one of the operating system's.
+
+    Raises InvalidRequest too where the child died of the file.
+    """
     request = {"options": asdict(options), "start": start, "spent": budget.spent, "received": budget.received()}
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "corpora.parquet_child", json.dumps(request)]
     with tempfile.TemporaryFile() as complaints:
         child = subprocess.Popen(
-            command, stdin=file, stdout=subprocess.PIPE, stderr=complaints, env={**os.environ, "PYTHONPATH": path}
+            [sys.executable, "-m", "corpora.parquet_child", json.dumps(request)],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env={**os.environ, "PYTHONPATH": path},
         )
         try:
-            assert child.stdout is not None
-            yield from _items(child.stdout, budget, start)
+            yield from _items(child, budget, start, complaints)
         finally:
             child.kill()
             child.communicate()
+
+
+def _items(
+    child: subprocess.Popen[bytes], budget: Budget, position: int, complaints: IO[bytes]
+) -> Iterator[Document | IngestError]:
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith(b"{"):
+            yield document_from(line, position)
+            position += 1
+        elif line.startswith(b"["):
+            yield error_from(line)
+        elif line.startswith(b"!"):
+            _refuse(*json.loads(line[1:]))
+        else:
+            budget.spend(int(line[1:]) - budget.spent)
+            return
+    if child.wait() < 0:
+        raise InvalidRequest("The Parquet file cannot be read: its reader could not survive it. Write it again.")
+    complaints.seek(0)
+    last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+    raise CorpusmillError(f"The reader of Parquet files failed: {last}")
+
+
+def _refuse(code: str, message: str, faults: list[list[str]]) -> NoReturn:
+    if code == TooLarge.code:
+        raise TooLarge(message)
+    raise InvalidRequest(message, *(FieldFault(*fault) for fault in faults))
+
+
+def main(request: dict[str, Any]) -> None:
+    """The child: read the file at standard input, write items to standard output."""
+    from corpora.parquet import read_parquet
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (min(most, ADDRESS_SPACE) if most >= 0 else ADDRESS_SPACE, most))
+    options = Options(**request["options"] | {"limits": Limits(**request["options"]["limits"])})
+    received = request["received"]
+    budget = Budget(options.limits, lambda: received, request["spent"])
+    with os.fdopen(0, "rb") as file, os.fdopen(1, "w", encoding="utf-8", buffering=1 << 20) as out:
+        try:
+            for item in read_parquet(file, budget, options, request["start"]):
+                out.write(document_line(item) if isinstance(item, Document) else error_line(item))
+            out.write(f".{budget.spent}\n")
+        except (InvalidRequest, TooLarge) as error:
+            faults = [[fault.pointer, fault.message] for fault in getattr(error, "faults", ())]
+            out.write("!" + json.dumps([error.code, str(error), faults]) + "\n")
+        except MemoryError:
+            message = "The Parquet file takes more memory than a reader has. Write it again with smaller row groups."
+            out.write("!" + json.dumps([TooLarge.code, message, []]) + "\n")
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

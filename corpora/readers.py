@@ -5,6 +5,7 @@ Knows which reader a format has. Must not know where documents go.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +17,7 @@ from corpora.delimited import read_delimited
 from corpora.formats import Format, Upload
 from corpora.jsonl import read_jsonl
 from corpora.options import Options
+from corpora.parquet_child import read_parquet_apart
 from corpora.plain import read_text, read_whole
 from corpora.records import shown
 from corpora.streams import Budget, Counted, Metered, Reads, decoded, spooled
@@ -29,7 +31,7 @@ def read(raw: Path | BinaryIO, upload: Upload, options: Options, scratch: Path |
     """Documents and errors of an upload, in order, in bounded memory; positions count the documents from 0.
 
     `raw` is a path, or a binary stream at its start, which stays open. Parquet and ZIP that are compressed as a whole,
-    or come from a stream that cannot seek, pass through a temporary file in `scratch`.
+    or come from a stream that cannot seek (Parquet: that is no file), pass through a temporary file in `scratch`.
     Raises TooLarge, InvalidRequest and UnsupportedFormat where the upload cannot be used as a whole, StorageFull where
     there is no room for the temporary file; all of them while it is read.
     """
@@ -41,7 +43,7 @@ def read(raw: Path | BinaryIO, upload: Upload, options: Options, scratch: Path |
             source = Metered(decoded(counted, upload.encoding), budget)
             yield from _streamed(source, upload.format, options, 0)
             return
-        if upload.encoding is None and file.seekable():
+        if upload.encoding is None and (file.seekable() if upload.format is Format.ZIP else _is_a_file(file)):
             size = file.seek(0, 2)
             budget = Budget(options.limits, lambda: size)
             file.seek(0)
@@ -51,7 +53,7 @@ def read(raw: Path | BinaryIO, upload: Upload, options: Options, scratch: Path |
             source = Metered(decoded(counted, upload.encoding), budget)
             file = stack.enter_context(spooled(source, scratch))
         if upload.format is Format.PARQUET:
-            yield from _parquet(file, budget, options, 0)
+            yield from read_parquet_apart(file, budget, options, 0)
         else:
             yield from _archived(file, budget, options, scratch)
 
@@ -64,11 +66,9 @@ def _streamed(source: Reads, format_: Format, options: Options, start: int) -> I
     return read_delimited(source, "," if format_ is Format.CSV else "\t", options, start)
 
 
-def _parquet(file: IO[bytes], budget: Budget, options: Options, start: int) -> Iterator[Item]:
-    # Imported where it is needed: Arrow alone takes as much memory as all the rest.
-    from corpora.parquet import read_parquet
-
-    return read_parquet(file, budget, options, start)
+def _is_a_file(stream: IO[bytes]) -> bool:
+    """Whether a stream is a file of the operating system, which can seek and be handed to a child."""
+    return isinstance(stream, io.BufferedReader | io.FileIO) and stream.seekable()
 
 
 def _archived(file: IO[bytes], budget: Budget, options: Options, scratch: Path | None) -> Iterator[Item]:
@@ -93,5 +93,5 @@ def _member(  # noqa: PLR0917
     if member.format is Format.TEXT:
         return iter([read_whole(source, member.name, options, start)])
     if member.format is Format.PARQUET:
-        return _parquet(stack.enter_context(spooled(source, scratch)), budget, options, start)
+        return read_parquet_apart(stack.enter_context(spooled(source, scratch)), budget, options, start)
     return _streamed(source, member.format, options, start)

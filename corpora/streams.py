@@ -37,23 +37,23 @@ class Reads(Protocol):
 class Budget:
     """Counts decoded bytes, over all members of an archive, against the limits.
 
-    `received` says how many bytes of the upload they were decoded from.
+    `received` says how many bytes of the upload they were decoded from; `spent` have been counted before.
     """
 
-    def __init__(self, limits: Limits, received: Callable[[], int]) -> None:
+    def __init__(self, limits: Limits, received: Callable[[], int], spent: int = 0) -> None:
         self.limits = limits
-        self._received = received
-        self._spent = 0
+        self.received = received
+        self.spent = spent
 
     def spend(self, size: int) -> None:
         """Count `size` more bytes. Raises TooLarge beyond the upload limit or the expansion limit."""
-        self._spent += size
-        if self._spent > self.limits.max_upload_bytes:
+        self.spent += size
+        if self.spent > self.limits.max_upload_bytes:
             raise TooLarge(
                 f"The upload holds more than {self.limits.max_upload_bytes} bytes once decoded "
                 "(CORPUSMILL_MAX_UPLOAD_BYTES). Send it as several corpora."
             )
-        if self._spent > JUDGED_AFTER and self._spent > self._received() * self.limits.max_expansion:
+        if self.spent > JUDGED_AFTER and self.spent > self.received() * self.limits.max_expansion:
             raise TooLarge(
                 f"The upload expands to more than {self.limits.max_expansion} times its size "
                 "(CORPUSMILL_MAX_EXPANSION). Send it less compressed."

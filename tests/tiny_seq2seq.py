@@ -2,9 +2,9 @@
 
 Knows transformers' configurations and the files of each tokenizer. Must not know the service.
 
-Random decoders repeat one token for ever. The weights here are drawn wide, which makes each step a random function of what
-went before, and the end token's output row is longer than the others, so that outputs differ, vary in length with the
-source and mostly end by themselves.
+Random decoders repeat one token for ever. The weights here are drawn wide, which makes each step a random function of
+what went before, and the end token's output row is longer than the others, so that outputs differ, vary in length and
+often end by themselves.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import torch
 import transformers
 from tokenizers import ByteLevelBPETokenizer
 
-_WORDS = (
-    "the a cat dog house tree river man woman child bird road stone light night day water green blue small old runs sees "
-    "eats is on under near with and but never often today here finds makes takes gives long short"
-).split()
+_WORDS = [
+    "the", "a", "cat", "dog", "house", "tree", "river", "man", "woman", "child", "bird", "road", "stone", "light",
+    "night", "day", "water", "green", "blue", "small", "old", "runs", "sees", "eats", "is", "on", "under", "near",
+    "with", "and", "but", "never", "often", "today", "here", "finds", "makes", "takes", "gives", "long", "short",
+]  # fmt: skip
 #: Positions of every model, and the longest source that its tokenizer states.
 POSITIONS = 64
 
@@ -97,8 +98,9 @@ def _t5(directory: Path, *, gated: bool = False) -> Any:
     pieces = _pieces(directory / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     _configure(directory, tokenizer_class="T5Tokenizer", model_max_length=POSITIONS, extra_ids=4)
     config = transformers.T5Config(
-        vocab_size=pieces.get_piece_size() + 4, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated, decoder_start_token_id=0,
+        vocab_size=pieces.get_piece_size() + 4, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2,
+        dropout_rate=0.0, feed_forward_proj="gated-gelu" if gated else "relu", tie_word_embeddings=not gated,
+        decoder_start_token_id=0,
         task_specific_params={
             "summarization": {"prefix": "summarize: ", "max_length": 30},
             "translation_en_to_de": {"prefix": "translate English to German: ", "max_length": 40},
@@ -201,9 +203,9 @@ def _widen(model: Any) -> None:
             weight.normal_(0.0, weight.shape[1] ** -0.5, generator=draw)
             # Sublayers must outweigh the residual, which holds the token before and, with tied weights, repeats it.
             if "decoder" in name and name.endswith(("fc2.weight", "DenseReluDense.wo.weight")):
-                weight *= 16
+                weight.mul_(16)
             if name.endswith(("encoder_attn.out_proj.weight", "EncDecAttention.o.weight")):
-                weight *= 3
+                weight.mul_(3)
             if name.endswith(("q_proj.weight", "k_proj.weight", ".q.weight", ".k.weight")):
-                weight *= 4
+                weight.mul_(4)
         model.get_output_embeddings().weight[model.config.eos_token_id] *= 3

@@ -13,14 +13,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from broker.address import redis_client, socket_path, socket_url
+from broker.embedded import Embedded
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "cli"]
+DELAYED = {"delay_ms": 50}
 
 
 @dataclass
@@ -52,6 +55,13 @@ class Up:
     def messages(self) -> str:
         return (self.data / "up.log").read_text()
 
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The API's answer to GET, or to POST where there is a body."""
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/api/v1{path}", content, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
     def is_ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=30) as answer:
@@ -60,13 +70,14 @@ class Up:
             return False
 
 
-def start(data: Path, *options: str) -> Up:
+def start(data: Path, *options: str, **environ: str) -> Up:
     """Run `up` on a directory and wait until it is ready."""
     data.mkdir(exist_ok=True)
     with (data / "up.log").open("w") as log:
         process = subprocess.Popen(
             [*CLI, "up", "--port", "0", "--data", str(data), "--device", "cpu", *options],
             cwd=ROOT,
+            env=os.environ | environ,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -186,6 +197,31 @@ def test_a_signal_ends_it_all_in_order(alone: Up, number: signal.Signals) -> Non
     assert "killed" not in alone.messages()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", alone.port))
+
+
+def test_a_job_that_is_cut_is_finished_by_the_next_start_even_with_an_empty_broker(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    data = tmp_path_factory.mktemp("u")
+    environ = {"CORPUSMILL_SHARD_DOCUMENTS": "5"}
+    first = start(data, **environ)
+    documents = [{"text": f"text {number}"} for number in range(60)]
+    job = first.ask("/jobs", {"task": "classification", "model": "echo", "documents": documents, "params": DELAYED})
+    eventually(lambda: first.ask(f"/jobs/{job['id']}")["counts"]["succeeded"] >= 5)
+    first.process.terminate()
+    assert first.process.wait() == 0
+    end(first)
+
+    broker = Embedded(tmp_path_factory.mktemp("v"))
+    broker.start()
+    second = start(data, **environ, CORPUSMILL_BROKER_URL=broker.url)
+    eventually(lambda: second.ask(f"/jobs/{job['id']}")["status"] == "completed")
+    results = second.ask(f"/jobs/{job['id']}/results?limit=1000")["data"]
+    assert [result["position"] for result in results] == list(range(60))
+    with urllib.request.urlopen(f"{second.url}/metrics", timeout=30) as answer:
+        assert b"corpusmill_losses 0.0" in answer.read(), "a shard that is given back is no loss"
+    end(second)
+    broker.kill()
 
 
 def test_a_second_signal_ends_it_at_once(alone: Up) -> None:

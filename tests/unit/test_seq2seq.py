@@ -31,12 +31,14 @@ ASKED: dict[str, Asked] = {
         TranslationParams(source_lang="fra_Latn", target_lang="deu_Latn"), told={"forced_bos_token_id": "deu_Latn"}
     ),
 }
+
+
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Loaded]:
     return loader(tmp_path_factory.mktemp("models"))
 
 
-TEXTS = [text(words, seed) for seed, words in enumerate((1, 18, 3, 11, 25, 2, 7, 14))]
+TEXTS = [text(words, seed) for seed, words in enumerate((1, 18, 3, 25, 2, 9))]
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -45,13 +47,15 @@ def test_a_batch_of_mixed_lengths_gives_the_tokens_of_each_document_alone(
     kind: str, beams: int, load: Callable[[str], Loaded]
 ) -> None:
     loaded, asked = load(kind), ASKED[kind]
-    chosen: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 24} | ({"early_stopping": True} if beams > 1 else {})
+    chosen: dict[str, Any] = {"num_beams": beams, "max_new_tokens": 16} | (
+        {"early_stopping": True} if beams > 1 else {}
+    )
     plain = loaded.plain(TEXTS, asked, **chosen)
 
     params = asked.params.model_copy(update={"generation": Generation(**chosen)})
     prepared = loaded.engine.prepare(documents_of(*TEXTS), params, Usage())
     sources = [draft.sources[0] for draft in prepared.drafts]
-    config = prepared.settings.with_longest(25)
+    config = prepared.settings.with_longest(17)
     together = generation.generate_batch(
         generation.own_copy(loaded.model), sources, config, loaded.tokenizer.pad_token_id, None
     )

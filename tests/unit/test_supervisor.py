@@ -12,7 +12,7 @@ import pytest
 from cli.datadir import DataDirectory
 from cli.devices import cuda_ids
 from cli.listening import bracketed, is_ready, listen
-from cli.service import worker_plans
+from cli.service import cuda_devices, worker_plans
 from cli.supervise import Signals, Watched, said_of
 from corpusmill.errors import BrokerUnavailable, InvalidSettings
 from corpusmill.settings import Settings, refuse_open
@@ -111,19 +111,37 @@ def test_an_exit_code_is_put_into_words(code: int, said: str) -> None:
 
 
 def test_a_machine_without_a_gpu_runs_one_worker_with_every_core() -> None:
-    [(name, settings, extra)] = worker_plans(Settings(device="cpu"))
+    [(name, settings, extra)] = worker_plans(Settings(), [])
     assert (name, settings.device, extra["CUDA_VISIBLE_DEVICES"]) == ("worker", "cpu", "")
     assert settings.threads == len(os.sched_getaffinity(0))
 
 
 def test_the_cores_are_shared_out_among_workers_and_none_goes_without() -> None:
-    plans = worker_plans(Settings(device="cpu", workers=64))
+    plans = worker_plans(Settings(workers=64), [])
     assert [name for name, _, _ in plans][:2] == ["worker-0", "worker-1"]
     assert {settings.threads for _, settings, _ in plans} == {max(1, len(os.sched_getaffinity(0)) // 64)}
 
 
+def test_every_cuda_device_has_a_worker_that_sees_no_other() -> None:
+    plans = worker_plans(Settings(), ["0", "1"])
+    assert [(name, extra["CUDA_VISIBLE_DEVICES"]) for name, _, extra in plans] == [("worker-0", "0"), ("worker-1", "1")]
+    assert {settings.device for _, settings, _ in plans} == {"cuda"}
+
+
+def test_more_workers_than_devices_take_turns_on_them() -> None:
+    plans = worker_plans(Settings(workers=3), ["GPU-a", "GPU-b"])
+    assert [extra["CUDA_VISIBLE_DEVICES"] for _, _, extra in plans] == ["GPU-a", "GPU-b", "GPU-a"]
+
+
+def test_a_cuda_device_that_is_not_there_is_refused() -> None:
+    if cuda_devices(Settings(device="auto")):
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InvalidSettings, match="CORPUSMILL_DEVICE is cuda"):
+        cuda_devices(Settings(device="cuda"))
+
+
 def test_threads_that_are_set_are_used() -> None:
-    [(_, settings, extra)] = worker_plans(Settings(device="cpu", threads=3))
+    [(_, settings, extra)] = worker_plans(Settings(threads=3), [])
     assert (settings.threads, extra["OMP_NUM_THREADS"]) == (3, "3")
 
 
