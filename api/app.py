@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 import threading
 
+from flask_openapi.models import Info
+from flask_openapi.openapi import OpenAPI
+
 import corpusmill
 from api import corpora, health, jobs, models, problems, results, security
 from api.problems import Problem
@@ -16,7 +19,6 @@ from broker.doorbell import Doorbell
 from catalog import Catalog
 from corpusmill.settings import Settings, refuse_open, settings_from
 from db.engine import create_engine
-from flask_openapi import Info, OpenAPI
 
 _PROBLEM = {
     "description": "Problem details (RFC 9457)",

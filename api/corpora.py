@@ -10,13 +10,20 @@ from contextlib import suppress
 from typing import Any
 
 from flask import Response, request
-from flask_openapi import RequestBody
+from flask_openapi.models import RequestBody
 
 import db.corpora as rows
 from api import uploads
-from api.blueprint import answer, blueprint as make_blueprint, cursor_key
+from api.blueprint import answer, cursor_key
+from api.blueprint import blueprint as make_blueprint
 from api.schemas import (
-    CorpusList, CorpusPath, CorpusResponse, DocumentList, IngestErrorList, PageQuery, UploadQuery,
+    CorpusList,
+    CorpusPath,
+    CorpusResponse,
+    DocumentList,
+    IngestErrorList,
+    PageQuery,
+    UploadQuery,
 )  # fmt: skip
 from api.state import State, state
 from api.views import corpus_view, document_view, page_view
@@ -36,7 +43,9 @@ _MEDIA_TYPES = (
     "application/vnd.apache.parquet", "text/plain", "application/zip",
 )  # fmt: skip
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}
+_FORM = {
+    "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}
+}
 
 
 @blueprint.post(
@@ -44,7 +53,7 @@ _FORM = {"schema": {"type": "object", "properties": {"file": {"type": "string", 
     responses={201: CorpusResponse},
     request_body=RequestBody(
         required=True,
-        content={**dict.fromkeys(_MEDIA_TYPES, _BINARY), "multipart/form-data": _FORM},  # type: ignore[arg-type]
+        content={**dict.fromkeys(_MEDIA_TYPES, _BINARY), "multipart/form-data": _FORM},
     ),
 )
 def upload(query: UploadQuery) -> Response:
@@ -93,7 +102,9 @@ def list_corpora(query: PageQuery) -> dict[str, Any]:
     """List corpora, newest first"""
     with reading(state().database) as connection:
         found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit)
-    return page_view([corpus_view(corpus) for corpus in found], str(found[-1].key) if len(found) == query.limit else None)
+    return page_view(
+        [corpus_view(corpus) for corpus in found], str(found[-1].key) if len(found) == query.limit else None
+    )
 
 
 @blueprint.get("/corpora/<string:corpus_id>", responses={200: CorpusResponse})

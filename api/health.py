@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from flask import Response, render_template, send_from_directory
-from flask_openapi import OpenAPI
+from flask_openapi.openapi import OpenAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 import corpusmill

@@ -14,7 +14,8 @@ from flask import Response, request
 
 import db.corpora as corpus_rows
 import db.jobs as rows
-from api.blueprint import answer, blueprint as make_blueprint, cursor_key
+from api.blueprint import answer, cursor_key
+from api.blueprint import blueprint as make_blueprint
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
 from api.views import etag_of, job_view, page_view, report_view
@@ -151,7 +152,10 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
         files.remove_corpus(here.data_dir, corpus_id)
         raise InvalidRequest(
             "Some documents cannot be used: " + errors[0].message,
-            *(FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message) for error in errors),
+            *(
+                FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message)
+                for error in errors
+            ),
         )
     return corpus
 

@@ -14,7 +14,8 @@ from flask import Response
 
 import db.jobs as job_rows
 import db.results as rows
-from api.blueprint import blueprint as make_blueprint, cursor_key
+from api.blueprint import blueprint as make_blueprint
+from api.blueprint import cursor_key
 from api.schemas import ExportQuery, JobPath, ResultList, ResultPath, ResultResponse, ResultsQuery
 from api.state import State, state
 from api.views import missing_view, page_view, result_view
@@ -79,7 +80,8 @@ def get_result(path: ResultPath) -> dict[str, Any]:
         200: {
             "description": "The file, streamed",
             "content": {
-                media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in export.MEDIA_TYPES.values()
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in export.MEDIA_TYPES.values()
             },
         }
     },
@@ -91,13 +93,11 @@ def get_export(path: JobPath, query: ExportQuery) -> Response:
         raise Conflict(
             f"The job is {view.job.status}: export it when it has ended, or with partial=true what is there so far."
         )
-    stream = export.write(
-        view.pairs(), query.format, task=view.job.task, fields=view.fields(), raw=query.raw
-    )
+    stream = export.write(view.pairs(), query.format, task=view.job.task, fields=view.fields(), raw=query.raw)
     name = f"{view.job.id}.{query.format}"
     return Response(
         stream,
-        mimetype=export.MEDIA_TYPES[query.format],
+        mimetype=export.MEDIA_TYPES[export.ExportFormat(query.format)],
         headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
     )
 

@@ -27,7 +27,7 @@ from corpusmill.errors import FieldFault, InvalidRequest
 #: Bytes of values made at once, unless one row has more.
 _AT_ONCE = 4 << 20
 #: What a row counts for beside its values: rows of nothing are not free either.
-_ROW = 16
+_ROW = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,13 @@ _SCALARS: list[tuple[Callable[[Any], bool], Any]] = [
     (kinds.is_floating, pa.float64()),
     (is_text, pa.string()),
     (lambda kind: is_bytes(kind) or kinds.is_fixed_size_binary(kind), pa.binary()),
-    (lambda kind: kinds.is_decimal(kind) or (kinds.is_temporal(kind) and not kinds.is_duration(kind)), pa.string()),
+    (lambda kind: kinds.is_decimal(kind) or _is_moment(kind), pa.string()),
     (kinds.is_duration, pa.int64()),
 ]
+
+
+def _is_moment(kind: Any) -> bool:
+    return bool(kinds.is_date(kind) or kinds.is_time(kind) or kinds.is_timestamp(kind))
 
 
 def in_utc(kind: Any) -> Any:

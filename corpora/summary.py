@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpora.formats import Encoding, Format, Upload
+from corpora.formats import Encoding, Format
 from corpora.options import Limits, Options
 
 VERSION = 1
@@ -57,8 +57,3 @@ def read_summary(path: Path) -> IngestSummary:
     values["format"] = Format(values["format"]) if values["format"] else None
     values["encoding"] = Encoding(values["encoding"]) if values["encoding"] else None
     return IngestSummary(**values)
-
-
-def upload_of_summary(summary: IngestSummary) -> Upload | None:
-    """The upload a corpus came in, if it came in one."""
-    return Upload(summary.format, summary.encoding) if summary.format else None

@@ -13,11 +13,8 @@ import structlog.tracebacks
 
 from corpusmill.settings import Settings
 
-
 #: Without local variables: they hold documents.
-_TRACEBACKS = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def configure(settings: Settings) -> None:

@@ -23,7 +23,18 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from corpusmill.errors import DatabaseUnavailable
 
-__all__ = ["Connection", "Engine", "at_head", "create_engine", "db_now", "migrate", "now", "reading", "transact", "writing"]
+__all__ = [
+    "Connection",
+    "Engine",
+    "at_head",
+    "create_engine",
+    "db_now",
+    "migrate",
+    "now",
+    "reading",
+    "transact",
+    "writing",
+]
 
 T = TypeVar("T")
 _WRITES = "corpusmill_writes"
@@ -93,7 +104,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes; committed at the end, rolled back on an exception."""
     with _translated(), engine.connect() as connection:
-        connection = connection.execution_options(**{_WRITES: True})
+        connection.execution_options(**{_WRITES: True})
         with connection.begin():
             yield connection
 

@@ -41,7 +41,9 @@ def fits_in_process(size: int, upload: Upload) -> bool:
 def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
     """Start a child that reads the upload; it holds the lease itself and needs nobody to wait for it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "db.ingest", corpus_id], env={**os.environ, **environ_of(settings)}, stdin=subprocess.DEVNULL
+        [sys.executable, "-m", "db.ingest", corpus_id],
+        env={**os.environ, **environ_of(settings)},
+        stdin=subprocess.DEVNULL,
     )
 
 

@@ -45,7 +45,12 @@ def stored(connection: Connection, job: Job) -> Report:
     """The metrics of a job that has ended, as `evaluate` kept them."""
     rows = connection.execute(select(metrics).where(metrics.c.job_key == job.key).order_by(metrics.c.ordinal)).all()
     found = [
-        Metric(**{name: row._mapping[name] for name in ("name", "value", "ci_low", "ci_high", "n", "coverage", "signature")})
+        Metric(
+            **{
+                name: row._mapping[name]
+                for name in ("name", "value", "ci_low", "ci_high", "n", "coverage", "signature")
+            }
+        )
         for row in rows
     ]
     matrix = ConfusionMatrix(**job.confusion_matrix) if job.confusion_matrix else None

@@ -30,15 +30,15 @@ class Overview:
 def count(connection: Connection) -> Overview:
     """The counts at this moment."""
     ended = connection.execute(
-        select(jobs.c.outcome, func.count()).where(jobs.c.outcome.is_not(None)).group_by(jobs.c.outcome)
+        select(jobs.c.outcome, func.count().label("number")).where(jobs.c.outcome.is_not(None)).group_by(jobs.c.outcome)
     )
-    by_status: Counter[str] = Counter({outcome: number for outcome, number in ended})
+    by_status: Counter[str] = Counter({row.outcome: row.number for row in ended})
     before = None
     while page := job_rows.page(connection, before=before, limit=1_000, statuses=job_rows.OPEN):
         by_status.update(job.status.value for job in page)
         before = page[-1].key
     states = connection.execute(
-        select(shards.c.state, func.count())
+        select(shards.c.state, func.count().label("number"))
         .join(jobs, jobs.c.key == shards.c.job_key)
         .where(jobs.c.outcome.is_(None))
         .group_by(shards.c.state)
@@ -52,7 +52,7 @@ def count(connection: Connection) -> Overview:
     alive = select(func.count()).select_from(workers).where(workers.c.seen_at > db_now() - SEEN_SECONDS)
     return Overview(
         jobs=dict(sorted(by_status.items())),
-        shards={state: number for state, number in states},
+        shards={row.state: row.number for row in states},
         documents=dict(zip(("succeeded", "failed", "cancelled"), (int(value) for value in sums[:3]), strict=True)),
         workers=connection.execute(alive).scalar_one(),
         losses=int(sums[3]),

@@ -24,9 +24,7 @@ def slices(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | None
     if corpus.status != "ready":
         return None
     usual = SHARD_SIZES[task]
-    size = ShardSize(
-        documents=settings.shard_documents or usual.documents, bytes=settings.shard_bytes or usual.bytes
-    )
+    size = ShardSize(documents=settings.shard_documents or usual.documents, bytes=settings.shard_bytes or usual.bytes)
     store = Store(store_directory(settings.data_dir, corpus.id))
     return list(plan_shards(_lengths(store.text_sizes()), size))
 
@@ -42,7 +40,10 @@ def plan_waiting(database: Engine, settings: Settings, corpus_id: str | None = N
         planned = slices(settings, corpus, task)
 
         def write(
-            connection: Connection, job_key: int = job_key, corpus: Corpus = corpus, planned: list[Slice] | None = planned
+            connection: Connection,
+            job_key: int = job_key,
+            corpus: Corpus = corpus,
+            planned: list[Slice] | None = planned,
         ) -> None:
             if planned is None:
                 why = (corpus.error or {}).get("message", "it holds no documents.")

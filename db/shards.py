@@ -291,11 +291,12 @@ def mark_published(connection: Connection, keys: Collection[int]) -> None:
 
 def ended_before(connection: Connection, job_key: int) -> int | None:
     """The first position that has not ended, or None where all have: pages of results end before it."""
-    return connection.scalar(
+    first: int | None = connection.scalar(
         select(func.min(shards.c.start)).where(
             shards.c.job_key == job_key, or_(shards.c.state == "pending", shards.c.state == "running")
         )
     )
+    return first
 
 
 def gaps(connection: Connection, job_key: int) -> list[tuple[Slice, str]]:

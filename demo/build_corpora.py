@@ -61,19 +61,22 @@ def detokenize(sentence: str) -> str:
 
 
 def paper_document(paper: dict[str, Any]) -> dict[str, str]:
-    """One paper: abstract, introduction and conclusion as paragraphs, the three reference sentences a line each.
+    """One paper: introduction and conclusion as paragraphs, the three reference sentences a line each.
+
+    The abstract is kept beside the text and not in it: it is a summary already, and its first sentences are hard to beat.
 
     Captions and fragments of one or two words, left over from the PDF, are dropped from among the sentences.
     """
-    paragraphs = []
+    sections = {}
     for section in SECTIONS:
         sentences = [detokenize(sentence) for sentence in paper["sentences"][section]]
         kept = [text for text in sentences if len(text.split()) > 2 and not _CAPTION.match(text)]
-        paragraphs.append(" ".join(kept))
+        sections[section] = " ".join(kept)
     return {
         "id": paper["id"],
         "title": detokenize(paper["title"]),
-        "text": "\n\n".join(paragraphs),
+        "abstract": sections["abstract"],
+        "text": f"{sections['introduction']}\n\n{sections['conclusion']}",
         "reference": "\n".join(detokenize(paper["summary"][aspect]) for aspect in ASPECTS),
         "source": f"https://aclanthology.org/{paper['id']}",
     }

@@ -68,23 +68,20 @@ def translator_figures(figures: dict[str, Any]) -> str:
 
 
 def summarizer_figures(figures: dict[str, Any]) -> str:
-    """ROUGE of the extractive method and of LEAD-3 with the paired difference."""
-    scores = table(
-        ("ROUGE F-measure", "extractive", "LEAD-3", "difference", "95 % interval"),
-        [
-            (
-                name, f"{row['extractive']:.2f}", f"{row['lead']:.2f}", f"{row['difference']:+.2f}",
-                f"{row['ci_low']:+.2f} to {row['ci_high']:+.2f}",
-            )
-            for name, row in figures["rouge"].items()
-        ],
-    )  # fmt: skip
+    """ROUGE of the extractive method and of LEAD-3 with the paired difference, by what the documents consist of."""
+    rows: list[tuple[str, ...]] = []
+    lengths = []
+    for name, own in figures["on"].items():
+        for rouge, row in own["rouge"].items():
+            scores = (f"{row['extractive']:.2f}", f"{row['lead']:.2f}", f"{row['difference']:+.2f}")
+            rows.append((f"{name}, {rouge}", *scores, f"{row['ci_low']:+.2f} to {row['ci_high']:+.2f}"))
+        lengths.append(f"{name} {own['words_extractive']:.0f} and {own['words_lead']:.0f}")
+    reference = next(iter(figures["on"].values()))["words_reference"]
     return (
-        f"{scores}\nOn the {figures['documents']} papers of `demo/corpora/papers.jsonl`, {figures['sentences']} "
-        "sentences each; means over documents, intervals of the paired difference by "
-        f"{figures['resamples']:,} bootstrap samples. {figures['words_extractive']:.0f} words a summary on average, "
-        f"LEAD-3 {figures['words_lead']:.0f}, the references {figures['words_reference']:.0f}. "
-        f"{figures['seconds']:.0f} seconds on {figures['threads']} CPU thread(s).\n"
+        f"{table(('F-measure', 'extractive', 'LEAD-3', 'difference', '95 % interval'), rows)}\n"
+        f"{figures['documents']} documents, {figures['sentences']} sentences a summary; means over documents, intervals of "
+        f"the paired difference by {figures['resamples']:,} bootstrap samples. Words a summary, extractive and LEAD-3: "
+        f"{'; '.join(lengths)}; the references have {reference:.0f}.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Compare the demo summarizer with LEAD-3 by ROUGE on the papers of the demo corpus.
+"""Compare the demo summarizer with LEAD-3 by ROUGE on the papers of the demo corpus, without and with abstracts.
 
 Knows the corpus, the service's own engine, sentences and ROUGE. Must not know how the engine chooses.
 
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,23 @@ def words(texts: Sequence[str]) -> float:
     return round(sum(len(text.split()) for text in texts) / len(texts), 1)
 
 
+def measure(rows: Sequence[dict[str, str]], texts: Sequence[str], threads: int) -> dict[str, Any]:
+    """Both methods' figures on one text for each row."""
+    documents = [Document(position=k, id=row["id"], text=texts[k]) for k, row in enumerate(rows)]
+    references = [row["reference"] for row in rows]
+    started = time.monotonic()
+    ours = extractive(documents, threads)
+    seconds = time.monotonic() - started
+    theirs = [lead(document) for document in documents]
+    return {
+        "rouge": compared(rouge(references, ours), rouge(references, theirs)),
+        "words_extractive": words(ours),
+        "words_lead": words(theirs),
+        "words_reference": words(references),
+        "seconds": round(seconds, 1),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=CORPORA / "papers.jsonl")
@@ -100,22 +118,17 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = arguments.corpus.read_text(encoding="utf-8").rstrip("\n").split("\n")
     rows = [json.loads(line) for line in lines]
-    documents = [Document(position=k, id=row["id"], text=row["text"]) for k, row in enumerate(rows)]
-    references = [row["reference"] for row in rows]
-    started = time.monotonic()
-    ours = extractive(documents, arguments.threads)
-    seconds = time.monotonic() - started
-    theirs = [lead(document) for document in documents]
+    texts = {
+        "papers of the corpus": [row["text"] for row in rows],
+        "papers with abstracts": [f"{row['abstract']}\n\n{row['text']}" for row in rows],
+        "abstracts alone": [row["abstract"] for row in rows],
+    }
     figures = {
-        "documents": len(documents),
+        "documents": len(rows),
         "sentences": SENTENCES,
-        "rouge": compared(rouge(references, ours), rouge(references, theirs)),
         "resamples": RESAMPLES,
-        "words_extractive": words(ours),
-        "words_lead": words(theirs),
-        "words_reference": words(references),
-        "seconds": round(seconds, 1),
         "threads": arguments.threads,
+        "on": {name: measure(rows, own, arguments.threads) for name, own in texts.items()},
     }
     arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))

@@ -229,7 +229,7 @@ def train(arguments: argparse.Namespace) -> None:
             logits = model(input_ids=source, attention_mask=(source != PAD).long(), decoder_input_ids=shifted).logits
             loss = loss_of(logits.flatten(0, 1), target.masked_fill(target == PAD, -100).flatten())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from tests.databases import postgresql_server
+
+__all__ = ["postgresql_server"]
 _PASSED = "corpusmill/passed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--resume", action="store_true", help="leave out the tests that passed since the code last changed")
+    parser.addoption(
+        "--resume", action="store_true", help="leave out the tests that passed since the code last changed"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     config = item.config
     if report.when == "call" and report.passed and config.getoption("--resume") and config.cache is not None:

@@ -1,7 +1,7 @@
 """The Celery worker: a parent that listens and a child that works.
 
-Knows Celery's signals and how the two processes speak to each other. Must not know what a shard is: `runner` does. The parent
-never imports torch; the child is a fresh interpreter (`worker.tasks`), which does after its device is pinned.
+Knows Celery's signals and how the two processes speak to each other. Must not know what a shard is: `runner` does. The
+parent never imports torch; the child is a fresh interpreter (`worker.tasks`), which does after its device is pinned.
 """
 
 from __future__ import annotations
@@ -44,6 +44,4 @@ def main(settings: Settings) -> None:
         app.config_from_object({**celery_settings(settings), "include": ["worker.tasks"]})
         # The name is only for logs: leases are held under the boot's own name, since a host's may come back.
         name = f"corpusmill-{os.getpid()}@{socket.gethostname()}"
-        app.worker_main(
-            ["worker", "--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-        )
+        app.worker_main(["worker", "--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"])

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ import structlog
 from corpusmill.errors import DatabaseUnavailable
 from corpusmill.status import Intent
 from db import shards, workers
-from db.engine import Engine, transact
+from db.engine import Connection, Engine, transact
 from db.shards import Claim
 
 log = structlog.get_logger(__name__)
@@ -110,7 +111,7 @@ class Heartbeat:
             elif kept[one.claim.key] is Intent.CANCEL and one.reason is None:
                 one.reason = "cancel"
 
-    def _write(self, connection: object, held: list[Held]) -> dict[int, Intent]:
+    def _write(self, connection: Connection, held: list[Held]) -> dict[int, Intent]:
         workers.seen(connection, self.worker_id, self.describe(), held[0].claim.key if held else None)
         return shards.renew(connection, [one.claim for one in held], lease=self.lease)
 
@@ -124,5 +125,9 @@ class Heartbeat:
         with self._lock:
             held = list(self._held.values())
         for one in held:
-            transact(self.engine, lambda connection, claim=one.claim: shards.release(connection, claim), patience=2.0)
+            transact(self.engine, partial(_release, claim=one.claim), patience=2.0)
             one.reason = "lost"
+
+
+def _release(connection: Connection, claim: Claim) -> bool:
+    return shards.release(connection, claim)

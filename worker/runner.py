@@ -129,7 +129,7 @@ class Runner:
                 self._fail_job(held, fault)
             except NotFound:
                 self._heartbeat.drop(held)  # the job was deleted between the claim and now
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 — as below
                 self._surrender(held, error)
 
     def _prepare(self, held: Held) -> Ready:
@@ -163,7 +163,7 @@ class Runner:
         except ModelFault as fault:
             self._fail_job(held, fault)
             return None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
             self._surrender(held, error)
             return None
         ready.usage.seconds["run"] = time.perf_counter() - started
@@ -203,7 +203,7 @@ class Runner:
                 metrics.evaluate(self._database, done.job.key)
         except LeaseLost as error:
             log.info("shard not written", shard=held.claim.key, why=str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
             self._surrender(held, error)
         finally:
             self._heartbeat.drop(held)

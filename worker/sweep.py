@@ -68,9 +68,7 @@ class Sweeper:
     def _expire(self) -> None:
         """Shards whose worker has gone: again, halved, or their one document blamed."""
         lease = self.settings.lease_seconds
-        expired = transact(
-            self.database, lambda connection: shards.expire(connection, owner=self.owner, lease=lease)
-        )
+        expired = transact(self.database, lambda connection: shards.expire(connection, owner=self.owner, lease=lease))
         if expired.again or expired.halved or expired.blamed:
             log.warning("shards lost", again=expired.again, halved=expired.halved, blamed=len(expired.blamed))
         for claim in expired.blamed:

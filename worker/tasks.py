@@ -65,7 +65,7 @@ def start(**_: Any) -> None:
     _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
 
 
-@shared_task(name=SHARD_MESSAGE)  # type: ignore[untyped-decorator]
+@shared_task(name=SHARD_MESSAGE)
 def ring(shard_key: int) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case."""

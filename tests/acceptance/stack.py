@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ class Stack:
 
     def logs(self) -> str:
         """The ends of the programs' logs, for a failing test."""
-        ends = [f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((self.data_dir / "logs").glob("*.log"))]
+        ends = [
+            f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((self.data_dir / "logs").glob("*.log"))
+        ]
         return "\n".join(["".join(self.output), *ends])
 
     def stop(self) -> int:
@@ -156,6 +158,6 @@ def started(data_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]
             process.stdout.close()
 
 
-def jsonl(documents: list[Mapping[str, Any]]) -> bytes:
+def jsonl(documents: Sequence[Mapping[str, Any]]) -> bytes:
     """Documents as JSON lines."""
     return "".join(json.dumps(document) + "\n" for document in documents).encode()

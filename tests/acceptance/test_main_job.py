@@ -145,7 +145,7 @@ def parquet() -> bytes:
     ("media_type", "body", "documents"),
     [
         ("application/jsonl", jsonl(DOCUMENTS[:3]), 3),
-        ("text/csv", b"id,text\n1,one\n2,\"two\nlines\"\n", 2),
+        ("text/csv", b'id,text\n1,one\n2,"two\nlines"\n', 2),
         ("text/tab-separated-values", b"id\ttext\n1\tone\n", 1),
         ("text/plain", b"one\ntwo\nthree\n", 3),
         ("application/vnd.apache.parquet", parquet(), 2),
@@ -188,16 +188,12 @@ def test_lines_that_are_no_documents_are_named_and_the_rest_runs(stack: Stack) -
 def test_a_corpus_without_documents_is_rejected_and_says_why(stack: Stack) -> None:
     corpus = stack.upload(b"not json\n")
     assert corpus["status"] == "rejected"
-    refused = stack.http.post(
-        "/api/v1/jobs", json={"task": "classification", "model": "echo", "corpus": corpus["id"]}
-    )
+    refused = stack.http.post("/api/v1/jobs", json={"task": "classification", "model": "echo", "corpus": corpus["id"]})
     assert (refused.status_code, refused.json()["code"]) == (422, "corpus_rejected")
 
 
 def test_cancelling_keeps_what_has_ended_and_names_the_rest(stack: Stack, corpus: dict[str, Any]) -> None:
-    submitted = stack.submit(
-        task="classification", model="echo", corpus=corpus["id"], params={"delay_ms": 20}
-    )
+    submitted = stack.submit(task="classification", model="echo", corpus=corpus["id"], params={"delay_ms": 20})
     stack.wait(submitted["id"], lambda job: job["status"] == "running")
     busy = stack.http.delete(f"/api/v1/corpora/{corpus['id']}")
     assert (busy.status_code, busy.json()["code"]) == (409, "conflict")
@@ -228,5 +224,9 @@ def test_a_deleted_job_is_gone(stack: Stack) -> None:
     stack.wait(submitted["id"])
     assert stack.http.delete(f"/api/v1/jobs/{submitted['id']}").status_code == 204
     assert stack.http.get(f"/api/v1/jobs/{submitted['id']}").status_code == 404
-    left = [path for path in (stack.data_dir / "corpora").rglob("*") if path.is_file() and b"secretword" in path.read_bytes()]
+    left = [
+        path
+        for path in (stack.data_dir / "corpora").rglob("*")
+        if path.is_file() and b"secretword" in path.read_bytes()
+    ]
     assert left == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from alembic import command
@@ -14,7 +15,7 @@ from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
 from db import corpora, jobs, results, shards
-from db.engine import Engine, _alembic, at_head, create_engine, migrate, now, reading, transact
+from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact
 from db.results import ResultRow, Selection
 
 ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
@@ -70,7 +71,7 @@ def the_job(database: Engine, job_id: str = "job_a") -> jobs.Job:
         return jobs.get(connection, job_id)
 
 
-def claim(database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None):
+def claim(database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None) -> Any:
     return transact(
         database, lambda connection: shards.claim_next(connection, owner=owner, lease=lease, loaded=loaded or set())
     )
@@ -168,7 +169,7 @@ def test_a_poison_document_is_found_by_halving(database: Engine) -> None:
             lost += 1
             time.sleep(0.01)
         else:
-            transact(database, lambda connection, held=held: shards.renew(connection, [held], lease=30))
+            transact(database, lambda connection: shards.renew(connection, [held], lease=30))  # noqa: B023
             finish(database, held)
     assert blamed.slice == Slice(poison, poison + 1)
     assert lost <= 2 + 3 + 2
@@ -185,7 +186,7 @@ def test_a_poison_document_is_found_by_halving(database: Engine) -> None:
     assert (ended.counts.succeeded, ended.counts.failed) == (7, 1)
 
 
-def _forget_back_off(connection) -> None:
+def _forget_back_off(connection: Connection) -> None:
     from sqlalchemy import update
 
     from db.tables import shards as table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
@@ -222,7 +223,7 @@ def test_files_are_what_they_are_said_to_be(tmp_path: Path) -> None:
     stored(tmp_path / "c", DOCUMENTS)
     data = (tmp_path / "c" / "documents.jsonl").read_bytes()
     index = np.fromfile(tmp_path / "c" / "documents.index", "<u8")
-    assert [json.loads(data[a:b])["text"] for a, b in zip(index, index[1:], strict=False)] == [
+    assert [json.loads(data[a:b])["text"] for a, b in itertools.pairwise(index)] == [
         document.text for document in DOCUMENTS
     ]
     assert index[-1] == len(data)

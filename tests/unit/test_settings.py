@@ -57,6 +57,8 @@ def test_the_database_url_is_put_into_the_form_that_is_used(url: str, database: 
     assert settings_from({"CORPUSMILL_DATABASE_URL": url, "CORPUSMILL_DATA_DIR": "/srv/mill"}).database == database
 
 
-@pytest.mark.parametrize(("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)])
+@pytest.mark.parametrize(
+    ("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False)]
+)
 def test_only_loopback_counts_as_this_machine(host: str, loopback: bool) -> None:
     assert settings_from({}, host=host).loopback is loopback

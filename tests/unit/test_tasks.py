@@ -32,7 +32,9 @@ def test_several_labels_count_from_a_half_unless_said_otherwise() -> None:
         (Task.SUMMARIZATION, {"long_documents": "cut"}, "/params/long_documents", "truncate"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_what_is_wrong(task: Task, raw: dict[str, object], pointer: str, message: str) -> None:
+def test_a_wrong_parameter_is_named_with_what_is_wrong(
+    task: Task, raw: dict[str, object], pointer: str, message: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_params(task, raw)
     (fault,) = caught.value.faults
