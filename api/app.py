@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 
-from flask_openapi.models import Info
+from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 import corpusmill

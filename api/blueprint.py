@@ -10,7 +10,7 @@ from typing import Any
 from flask import make_response
 from flask.wrappers import Response
 from flask_openapi.blueprint import APIBlueprint
-from flask_openapi.models import Tag
+from flask_openapi.models.tag import Tag
 
 from corpusmill.errors import InvalidRequest
 

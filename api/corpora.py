@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from flask import Response, request
-from flask_openapi.models import RequestBody
+from flask_openapi.models.request_body import RequestBody
 
 import db.corpora as rows
 from api import uploads

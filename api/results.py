@@ -93,7 +93,7 @@ def get_export(path: JobPath, query: ExportQuery) -> Response:
         raise Conflict(
             f"The job is {view.job.status}: export it when it has ended, or with partial=true what is there so far."
         )
-    stream = export.write(view.pairs(), query.format, task=view.job.task, fields=view.fields(), raw=query.raw)
+    stream = export.write(view.pairs(), query.format, task=view.job.task, raw=query.raw, **view.columns())
     name = f"{view.job.id}.{query.format}"
     return Response(
         stream,
@@ -129,9 +129,14 @@ class _View:
         """Whether every document that has ended has a row."""
         return not self._gaps
 
-    def fields(self) -> list[str]:
-        """Names of the corpus's other fields, for the columns of an export."""
-        return list(self._store.fields) if self._store else []
+    def columns(self) -> dict[str, Any]:
+        """What the corpus holds, for the columns of an export."""
+        if self._store is None:
+            return {}
+        summary = self._store.summary
+        return {
+            "fields": summary.fields, "text_pair": bool(summary.text_pairs), "other_fields": summary.more_fields
+        }  # fmt: skip
 
     def results(self, start: int) -> Iterator[dict[str, Any]]:
         """Views of the results from `start` up to the first document that has not ended."""

@@ -212,8 +212,8 @@ def train(arguments: argparse.Namespace) -> None:
         average, step, seconds, epoch = state["average"], state["step"], state["seconds"], state["epoch"]
         print(f"going on from step {step}", flush=True)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(pairs.train)} pairs", flush=True)
-    encode = lambda side: [np.asarray([*ids, EOS]) for ids in tokenizer.encode(side)]  # noqa: E731
-    examples = Examples(encode([s for s, _ in pairs.train]), encode([t for _, t in pairs.train]))
+    sides = ([s for s, _ in pairs.train], [t for _, t in pairs.train])
+    examples = Examples(*([np.asarray([*ids, EOS]) for ids in tokenizer.encode(side)] for side in sides))
     loss_of = torch.nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=0.1)
     model.train()
     started, tokens, first_step = time.monotonic(), 0, step
@@ -229,7 +229,7 @@ def train(arguments: argparse.Namespace) -> None:
             logits = model(input_ids=source, attention_mask=(source != PAD).long(), decoder_input_ids=shifted).logits
             loss = loss_of(logits.flatten(0, 1), target.masked_fill(target == PAD, -100).flatten())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1

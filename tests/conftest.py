@@ -13,6 +13,7 @@ from tests.databases import postgresql_server
 
 __all__ = ["postgresql_server"]
 _PASSED = "corpusmill/passed"
+_resumed: pytest.StashKey[set[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,10 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config.getoption("--resume") and config.cache is not None:
-        config.stash[_resumed] = set(config.cache.get(_PASSED, {}).get(_fingerprint(), []))
-
-
-_resumed = pytest.StashKey[set[str]]()
+        passed: set[str] = set(config.cache.get(_PASSED, {}).get(_fingerprint(), []))
+        config.stash[_resumed] = passed
 
 
 def _fingerprint() -> str:

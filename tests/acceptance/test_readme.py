@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -136,12 +137,25 @@ def test_every_path_of_the_api_that_is_named_is_answered(stack: Stack) -> None:
 
 
 def test_the_demo_models_figures_are_those_that_were_measured() -> None:
-    models = ROOT / "demo" / "models"
-    classifier = json.loads((models / "classifier" / "figures.json").read_text(encoding="utf-8"))
+    classifier = figures("classifier/figures.json")
     for row in (
         classifier["source_not_trained_on"]["restaurants"],
         classifier["siblings_without_one_source"]["films"],
     ):
         assert f"{row['accuracy']:.1f} % ({row['ci_low']:.1f}–{row['ci_high']:.1f})" in README
-    rouge = json.loads((models / "summarizer.figures.json").read_text(encoding="utf-8"))["rouge"]["rouge1"]
-    assert f"ROUGE-1 {rouge['extractive']:.1f}; the first three sentences {rouge['lead']:.1f}" in README
+    compared = figures("summarizer.figures.json")["on"]
+    for name in ("papers of the corpus", "papers with abstracts"):
+        rouge = compared[name]["rouge"]["rouge1"]
+        interval = f"{rouge['difference']:+.1f}, {rouge['ci_low']:+.1f} to {rouge['ci_high']:+.1f}"
+        stated = (
+            f"ROUGE-1 {rouge['extractive']:.1f}; the first three sentences {rouge['lead']:.1f} (difference {interval})"
+        )
+        assert stated in README
+    for stated in re.findall(r"\| BLEU ([\d.]+) greedy", README):
+        assert stated == f"{figures('translator/figures.json')['greedy']['bleu']:.1f}"
+
+
+def figures(name: str) -> dict[str, Any]:
+    """A demo model's measured figures."""
+    found: dict[str, Any] = json.loads((ROOT / "demo" / "models" / name).read_text(encoding="utf-8"))
+    return found

@@ -71,7 +71,9 @@ def the_job(database: Engine, job_id: str = "job_a") -> jobs.Job:
         return jobs.get(connection, job_id)
 
 
-def claim(database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None) -> Any:
+def claim(
+    database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None
+) -> Any:
     return transact(
         database, lambda connection: shards.claim_next(connection, owner=owner, lease=lease, loaded=loaded or set())
     )

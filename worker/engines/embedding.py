@@ -62,7 +62,7 @@ class SentenceEncoder:
             hidden = self._model(**inputs).last_hidden_state.float()
             pooled = [_pooled(hidden, inputs["attention_mask"], mode) for mode in self.pooling]
             vectors = torch.nn.functional.normalize(torch.cat(pooled, dim=1), dim=1)
-            return vectors.cpu().numpy()  # type: ignore[no-any-return]
+            return vectors.cpu().numpy()
 
     def _placed(self, values: Indices) -> torch.Tensor:
         return torch.from_numpy(values).to(self._model.device)

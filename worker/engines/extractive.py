@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,7 @@ class ExtractiveEngine:
         self._pad = tokenizer.pad_token_id or 0
         self._limit = (longest_input(model, tokenizer) or _USUAL_LIMIT) - len(self._encoder.frame)
         self._pooling = _pooling(info)
+        self._width = int(cast(Any, model).config.hidden_size)
         self.weight_bytes = weight_bytes(model)
         self.runtime: dict[str, Any] = {
             **runtime_of("extractive", model, tokenizer, info, device, dtype),
@@ -100,8 +101,8 @@ class ExtractiveEngine:
             tokens: list[int] = []
             for index, ids in enumerate(self._encoder.encode(texts)):
                 tokens.append(len(ids))
-                for start in range(0, max(1, len(ids)), self._limit):
-                    pieces.append(_Piece(index, self._encoder.frame.around(ids[start : start + self._limit])))
+                starts = range(0, max(1, len(ids)), self._limit)
+                pieces += [_Piece(index, self._encoder.frame.around(ids[k : k + self._limit])) for k in starts]
         return Prepared(
             documents=usable, cuts=cuts, first=first, pieces=pieces, tokens=tokens, max_sentences=params.max_sentences,
             failed=[failed(document, refused[document.position]) for document in documents if document.position in refused],
@@ -111,7 +112,7 @@ class ExtractiveEngine:
         """Results once all sentences are embedded: batches are cut across documents, by length."""
         if prepared.failed:
             yield prepared.failed
-        vectors = np.zeros((len(prepared.tokens), self._model.config.hidden_size), dtype=np.float32)  # type: ignore[union-attr, arg-type]
+        vectors = np.zeros((len(prepared.tokens), self._width), dtype=np.float32)
         lost: set[int] = set()
         done = 0
         lengths = [len(piece.ids) for piece in prepared.pieces]
