@@ -163,9 +163,10 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
 def _ring(here: State) -> None:
     """Ring for what was just committed. A broker that does not answer costs time, never the job: the sweeper rings."""
     try:
+        room = here.settings.doorbell_window - here.doorbell.depth()
         with reading(here.database) as connection:
-            waiting = shards.to_publish(connection, here.settings.doorbell_window)
-        here.doorbell.ring(waiting[: max(0, here.settings.doorbell_window - here.doorbell.depth())])
+            waiting = shards.to_publish(connection, room)
+        here.doorbell.ring(waiting)
         transact(here.database, lambda connection: shards.mark_published(connection, waiting))
     except BrokerUnavailable as error:
         log.warning("doorbell not rung", why=str(error))

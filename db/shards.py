@@ -23,6 +23,8 @@ from db.results import ResultRow
 from db.tables import jobs, shards
 
 _CANDIDATES = 100
+#: Seconds that a shard lost again and again waits before it is run again.
+_LONGEST_PAUSE = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,11 +212,11 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             )
             job_rows.close_if_done(connection, row.job_key)
         elif verdict == "again":
-            _await(connection, row.key, losses=losses)
+            _await(connection, row.key, row.attempt, losses=losses)
             again += 1
         elif verdict == "halve":
             left, right = halves(whole)
-            _await(connection, row.key, stop=left.stop, losses=losses_of_half(len(left)))
+            _await(connection, row.key, row.attempt, stop=left.stop, losses=losses_of_half(len(left)))
             connection.execute(
                 insert(shards).values(
                     job_key=row.job_key, start=right.start, stop=right.stop, state="pending", attempt=row.attempt,
@@ -243,10 +245,9 @@ def _verdict(
     return "cancel" if intent == Intent.CANCEL else after_loss(losses, documents)
 
 
-def _await(connection: Connection, key: int, **values: Any) -> None:
+def _await(connection: Connection, key: int, attempt: int, **values: Any) -> None:
     """Put a lost shard back into the queue, a little later each time: a fault that repeats must not become a storm."""
-    losses = values["losses"]
-    pause = 0.0 if losses < 2 else min(60.0, 2.0**losses)
+    pause = 0.0 if attempt < 2 else min(_LONGEST_PAUSE, 2.0 ** (attempt - 2))
     connection.execute(
         update(shards)
         .where(shards.c.key == key)

@@ -56,6 +56,7 @@ def pytest_runtest_makereport(
     report = yield
     config = item.config
     if report.when == "call" and report.passed and config.getoption("--resume") and config.cache is not None:
-        config.stash[_resumed].add(item.nodeid)
-        config.cache.set(_PASSED, {_fingerprint(): sorted(config.stash[_resumed])})
+        passed = config.stash[_resumed]
+        passed.add(item.nodeid)
+        config.cache.set(_PASSED, {_fingerprint(): sorted(passed)})
     return report
