@@ -52,9 +52,9 @@ class SentenceEncoder:
         self._pad_type = getattr(tokenizer, "pad_token_type_id", 0) or 0
         self._has_types = "token_type_ids" in tokenizer.model_input_names
 
-    def vectors(self, rows: Rows, batch: list[int]) -> Vectors:
+    def vectors(self, rows: Rows, batch: Indices) -> Vectors:
         """Embeddings (batch, width) of some rows, in float32 on the host."""
-        ids, mask, types = rows.padded(np.array(batch), pad=self._pad, pad_type=self._pad_type, left=False)
+        ids, mask, types = rows.padded(batch, pad=self._pad, pad_type=self._pad_type, left=False)
         inputs = {"input_ids": self._placed(ids), "attention_mask": self._placed(mask)}
         if self._has_types:
             inputs["token_type_ids"] = self._placed(types)

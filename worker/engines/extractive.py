@@ -1,23 +1,16 @@
-"""Extractive summarization: the sentences of a document that stand nearest to its middle, without saying a thing twice.
+"""Summaries made of a document's own sentences, chosen with a sentence encoder.
 
-Knows sentences, their embeddings and how to choose among them. Must not know shards, tokenizers' quirks or generation.
-
-A sentence's centrality is its mean cosine similarity to all sentences of the document (the degree of LexRank without a
-threshold: Erkan & Radev 2004, doi:10.1613/jair.1523), which for unit vectors is a product with their mean, so that the cost
-grows with the sentences and not with their square. Sentences are taken one by one by maximal marginal relevance (Carbonell &
-Goldstein 1998, doi:10.1145/290941.291025): centrality less the similarity to what was taken already.
+Knows documents, sentences, batches and results. Must not know how sentences are embedded (`embedding`) or chosen
+(`centrality`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from corpusmill.documents import Document, Result, failed, unusable
@@ -27,176 +20,185 @@ from corpusmill.tasks import Params, SummarizationParams
 from worker.device import Device
 from worker.engines.base import Usage
 from worker.engines.budget import Budget
-from worker.engines.sources import SourceEncoder
-from worker.models.limits import longest_input
+from worker.engines.centrality import Vectors, choose
+from worker.engines.embedding import SentenceEncoder
 from worker.models.loading import weight_bytes
+from worker.models.rows import Indices, Rows, plan_rows
 from worker.models.runtime import runtime_of
-from worker.segments import Cut, sentences
+from worker.models.tokens import TextEncoder
+from worker.segments import sentences
 
-Vectors = npt.NDArray[np.float32]
+#: Sentences of one document that are read, hours of reading aloud. What comes after them is left out, and the result
+#: says so.
+MOST_SENTENCES = 4_000
+#: Fewer tokens than this, without special ones, make a heading or a number and no sentence worth choosing.
+_LEAST_TOKENS = 5
+_OUT_OF_MEMORY = DocumentError(
+    code="out_of_memory", message="A sentence of the text alone does not fit the device's memory.", retryable=True
+)
 
-#: Weight of centrality against redundancy. 0.7 is customary for summaries of one document.
-RELEVANCE = 0.7
-#: A sentence's centrality counts this much more at the beginning of a document than at its end: authors begin with what
-#: matters.
-LEAD_BONUS = 0.15
-#: Tokens of a piece where the encoder knows no limit.
-_USUAL_LIMIT = 512
 
+@dataclass(slots=True, kw_only=True)
+class Passage:
+    """A document with those of its sentences that are read.
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Up to a model's limit of one sentence's tokens. `sentence` counts over all documents."""
+    `first` is the place of the first one among the shard's sentences; `waiting` counts rows still to be embedded.
+    """
 
-    sentence: int
-    ids: list[int]
+    document: Document
+    sentences: list[str]
+    first: int
+    waiting: int
+    n_tokens: int
+    truncated: bool
+    error: DocumentError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The sentences of the usable documents, tokenized; `first` is each document's first sentence among them."""
+    """A shard's sentences as rows, its documents, and the results of those that cannot be run.
 
-    documents: list[Document]
-    cuts: list[Cut]
-    first: list[int]
-    pieces: list[_Piece]
-    tokens: list[int]
+    `chosen` are the rows to run, and `passage_of` (sentences,) gives the index of each sentence's passage, or -1.
+    """
+
+    passages: list[Passage]
     failed: list[Result]
-    max_sentences: int
+    rows: Rows
+    chosen: Indices
+    passage_of: Indices
+    count: int
 
 
 class ExtractiveEngine:
-    """A sentence encoder (`AutoModel`) on a device, for summarization by choosing sentences."""
+    """A sentence encoder of `AutoModel` on a device, for extractive summarization.
+
+    A summary is the chosen sentences in the order of the document, a line each. `prepare` may run in one thread while
+    `run` holds the device in another. Raises ModelFault, when it is made, where the encoder's pooling is not known.
+    """
 
     def __init__(
         self, model: torch.nn.Module, tokenizer: Any, info: ModelInfo, device: Device, dtype: torch.dtype
     ) -> None:
-        self._model = model
-        self._encoder = SourceEncoder(tokenizer)
-        self._device = device
+        self._info = info
+        self._tokens = TextEncoder(tokenizer)
+        self._encoder = SentenceEncoder(model, tokenizer, info)
         self._budget = Budget(device)
-        self._pad = tokenizer.pad_token_id or 0
-        self._limit = (longest_input(model, tokenizer) or _USUAL_LIMIT) - len(self._encoder.frame)
-        self._pooling = _pooling(info)
-        self._width = int(cast(Any, model).config.hidden_size)
         self.weight_bytes = weight_bytes(model)
         self.runtime: dict[str, Any] = {
             **runtime_of("extractive", model, tokenizer, info, device, dtype),
-            "pooling": self._pooling,
-            "relevance": RELEVANCE,
-            "lead_bonus": LEAD_BONUS,
+            "pooling": list(self._encoder.pooling),
+            "longest_input": self._encoder.limit,
         }
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
-        """Cut into sentences and tokenize them. Raises ModelFault for another task than extractive summarization."""
-        if not isinstance(params, SummarizationParams):
-            raise ModelFault("A sentence encoder chooses sentences for summaries; it cannot do another task.")
+        """Cut into sentences and tokenize. Raises ModelFault for parameters of another task or method."""
+        if not isinstance(params, SummarizationParams) or params.method == "abstractive":
+            raise ModelFault(
+                f"{self._info.id} is a sentence encoder: it can do summarization by extraction and nothing else."
+            )
         with usage.phase("tokenize"):
-            refused = {document.position: error for document in documents if (error := unusable(document))}
-            usable = [document for document in documents if document.position not in refused]
-            cuts = [sentences(document.text) for document in usable]
-            first = np.cumsum([0, *(len(cut.segments) for cut in cuts)]).tolist()
-            texts = [segment.text for cut in cuts for segment in cut.segments]
-            pieces: list[_Piece] = []
-            tokens: list[int] = []
-            for index, ids in enumerate(self._encoder.encode(texts)):
-                tokens.append(len(ids))
-                starts = range(0, max(1, len(ids)), self._limit)
-                pieces += [_Piece(index, self._encoder.frame.around(ids[k : k + self._limit])) for k in starts]
+            errors = [unusable(document) for document in documents]
+            refused = [failed(document, error) for document, error in zip(documents, errors, strict=True) if error]
+            usable = [document for document, error in zip(documents, errors, strict=True) if not error]
+            # A line break inside a sentence only wraps it, and in a summary it would end it.
+            found = [[" ".join(one.text.split()) for one in sentences(document.text).segments] for document in usable]
+            texts = self._tokens.encode([text for texts in found for text in texts])
+            # A sentence above the encoder's limit becomes several rows, whose vectors are put together.
+            rows = plan_rows((texts,), self._tokens.single, self._encoder.limit, params.long_documents)
+            passages: list[Passage] = []
+            passage_of = np.full(len(rows.n_tokens), -1)
+            first = 0
+            for document, own in zip(usable, found, strict=True):
+                passage = self._passage(document, own, first, rows, params)
+                if isinstance(passage, Passage):
+                    passage_of[first : first + len(passage.sentences)] = len(passages)
+                    passages.append(passage)
+                else:
+                    refused.append(passage)
+                first += len(own)
+            chosen = np.flatnonzero(passage_of[rows.owner] >= 0)
+            for index, count in zip(*np.unique(passage_of[rows.owner[chosen]], return_counts=True), strict=True):
+                passages[index].waiting = int(count)
         return Prepared(
-            documents=usable, cuts=cuts, first=first, pieces=pieces, tokens=tokens, max_sentences=params.max_sentences,
-            failed=[failed(document, refused[document.position]) for document in documents if document.position in refused],
+            passages=passages, failed=refused, rows=rows, chosen=chosen, passage_of=passage_of,
+            count=params.max_sentences,
+        )  # fmt: skip
+
+    def _passage(
+        self, document: Document, found: list[str], first: int, rows: Rows, params: SummarizationParams
+    ) -> Passage | Result:
+        """A document whose sentences are those from `first` on, or its failed result."""
+        own = slice(first, first + len(found))
+        n_tokens = int(rows.n_tokens[own].sum())
+        error = None
+        if params.long_documents == "fail" and (len(found) > MOST_SENTENCES or not rows.n_segments[own].all()):
+            longest = int(rows.n_tokens[own].max())
+            message = (
+                f"The text has {len(found)} sentences, the longest of {longest} tokens; {self._info.id} reads "
+                f"{MOST_SENTENCES} sentences of {self._encoder.limit} tokens."
+            )
+            error = DocumentError(code="too_long", message=message)
+        elif not rows.texts[0].lengths[own].any():
+            message = f"The tokenizer of {self._info.id} finds nothing in the text."
+            error = DocumentError(code="empty_text", message=message)
+        if error is not None:
+            return failed(document, error, n_tokens=n_tokens)
+        return Passage(
+            document=document, sentences=found[:MOST_SENTENCES], first=first, waiting=0, n_tokens=n_tokens,
+            truncated=len(found) > MOST_SENTENCES or bool(rows.truncated[own].any()),
         )  # fmt: skip
 
     def run(self, prepared: Prepared, usage: Usage, stopped: Callable[[], bool]) -> Iterator[list[Result]]:
-        """Results once all sentences are embedded: batches are cut across documents, by length."""
+        """Results as documents get ready, in no order: sentences of all documents share batches."""
         if prepared.failed:
             yield prepared.failed
-        vectors = np.zeros((len(prepared.tokens), self._width), dtype=np.float32)
-        lost: set[int] = set()
-        done = 0
-        lengths = [len(piece.ids) for piece in prepared.pieces]
+        rows, chosen = prepared.rows, prepared.chosen
+        place = np.cumsum(prepared.passage_of >= 0) - 1
+        sums: Vectors | None = None
 
         def embed(batch: list[int]) -> Vectors:
             with usage.phase("model"):
-                return self._embed([prepared.pieces[index].ids for index in batch])
+                return self._encoder.vectors(rows, chosen[batch])
 
-        for batch, output in self._budget.batches(lengths, embed, stopped):
-            done += len(batch)
-            for row, index in enumerate(batch):
-                piece = prepared.pieces[index]
-                if output is None:
-                    lost.add(piece.sentence)
-                else:
-                    vectors[piece.sentence] += output[row] * len(piece.ids)
-            usage.batches += 1
-            usage.tokens += sum(lengths[index] for index in batch)
-            usage.padded_tokens += max(lengths[index] for index in batch) * len(batch)
-        if done < len(prepared.pieces):
-            return
-        with usage.phase("postprocess"):
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors /= np.where(norms > 0, norms, 1.0)
-            results = [self._result(prepared, index, vectors, lost) for index in range(len(prepared.documents))]
-        yield results
+        for batch, vectors in self._budget.batches(rows.lengths[chosen].tolist(), embed, stopped):
+            owners = rows.owner[chosen[batch]]
+            with usage.phase("postprocess"):
+                if vectors is not None:
+                    if sums is None:
+                        sums = np.zeros((int((prepared.passage_of >= 0).sum()), vectors.shape[1]), np.float32)
+                    np.add.at(sums, place[owners], vectors)
+                    _count(rows.lengths[chosen[batch]], usage)
+                ready = []
+                for index, count in zip(*np.unique(prepared.passage_of[owners], return_counts=True), strict=True):
+                    passage = prepared.passages[index]
+                    passage.waiting -= int(count)
+                    passage.error = passage.error or (None if vectors is not None else _OUT_OF_MEMORY)
+                    if not passage.waiting:
+                        ready.append(passage)
+                results = [self._result(passage, prepared, sums, int(place[passage.first])) for passage in ready]
+            if results:
+                yield results
 
-    def _result(self, prepared: Prepared, index: int, vectors: Vectors, lost: set[int]) -> Result:
-        document, (start, stop) = prepared.documents[index], prepared.first[index : index + 2]
-        if any(sentence in lost for sentence in range(start, stop)):
-            error = DocumentError(code="out_of_memory", message="A sentence of it alone does not fit the device.")
-            return failed(document, error, n_tokens=sum(prepared.tokens[start:stop]))
-        chosen = choose_sentences(vectors[start:stop], prepared.max_sentences)
-        segments = prepared.cuts[index].segments
+    def _result(self, passage: Passage, prepared: Prepared, sums: Vectors | None, start: int) -> Result:
+        document = passage.document
+        if passage.error is not None or sums is None:
+            return failed(document, passage.error or _OUT_OF_MEMORY, n_tokens=passage.n_tokens)
+        count = len(passage.sentences)
+        vectors = sums[start : start + count]
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        tokens = prepared.rows.texts[0].lengths[passage.first : passage.first + count]
+        worthy = tokens >= min(_LEAST_TOKENS, int(tokens.max()))
+        picked = choose(vectors / np.maximum(lengths, 1e-9), worthy, prepared.count)
         return Result(
             position=document.position,
             document_id=document.id,
-            output={"summary": "\n".join(segments[sentence].text for sentence in chosen), "sentences": chosen},
-            n_tokens=sum(prepared.tokens[start:stop]),
-            n_segments=stop - start,
+            output={"summary": "\n".join(passage.sentences[index] for index in picked)},
+            n_tokens=passage.n_tokens,
+            truncated=passage.truncated,
         )
 
-    def _embed(self, rows: list[list[int]]) -> Vectors:
-        """Unit vectors of shape (rows, hidden size)."""
-        width = max(map(len, rows))
-        ids = np.full((len(rows), width), self._pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        device = self._device.torch_device
-        with torch.inference_mode():
-            attention = torch.from_numpy(mask).to(device)
-            hidden = self._model(input_ids=torch.from_numpy(ids).to(device), attention_mask=attention).last_hidden_state
-            if self._pooling == "cls":
-                pooled = hidden[:, 0]
-            else:
-                weights = attention.unsqueeze(-1).to(hidden.dtype)
-                pooled = (hidden * weights).sum(1) / weights.sum(1)
-            found: Vectors = torch.nn.functional.normalize(pooled.float(), dim=-1).cpu().numpy()
-        return found
 
-
-def choose_sentences(vectors: Vectors, most: int) -> list[int]:
-    """Indices of up to `most` sentences, in the document's order, given their unit vectors of shape (sentences, width)."""
-    count = len(vectors)
-    if count <= most:
-        return list(range(count))
-    position = 1.0 + LEAD_BONUS * (1.0 - np.arange(count) / (count - 1))
-    centrality = (vectors @ vectors.mean(axis=0)) * position
-    redundancy = np.zeros(count, dtype=np.float32)
-    chosen: list[int] = []
-    for _ in range(most):
-        score = RELEVANCE * centrality - (1 - RELEVANCE) * redundancy
-        score[chosen] = -np.inf
-        best = int(np.argmax(score))
-        chosen.append(best)
-        redundancy = np.maximum(redundancy, vectors @ vectors[best])
-    return sorted(chosen)
-
-
-def _pooling(info: ModelInfo) -> str:
-    """How the encoder was trained to be pooled, as sentence-transformers states it: `cls`, or the mean otherwise."""
-    stated = Path(info.path or "") / "1_Pooling" / "config.json"
-    if not info.path or not stated.is_file():
-        return "mean"
-    return "cls" if json.loads(stated.read_text(encoding="utf-8")).get("pooling_mode_cls_token") else "mean"
+def _count(lengths: Indices, usage: Usage) -> None:
+    usage.batches += 1
+    usage.tokens += int(lengths.sum())
+    usage.padded_tokens += int(lengths.max()) * len(lengths)
