@@ -5,6 +5,7 @@ Knows leases, drains and the parent process. Must not know models: it has to bea
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -60,6 +61,8 @@ class Heartbeat:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ended: threading.Event = field(default_factory=threading.Event)
     _parent: int = field(default_factory=os.getppid)
+    _renew_at: float = 0.0
+    _give_back_at: float = math.inf
 
     def start(self) -> None:
         """Begin to beat."""
@@ -82,20 +85,25 @@ class Heartbeat:
             self._held.pop(held.claim.key, None)
 
     def _beat(self) -> None:
-        renewed = 0.0
-        drained_at: float | None = None
         while not self._ended.wait(min(0.25, self.lease / 6)):
             if os.getppid() != self._parent:
                 os._exit(1)  # the parent was killed: nobody would ever give this process work again
-            if self.drain_flag is not None and not self.draining and self.drain_flag.exists():
-                self.draining, drained_at = True, time.monotonic()
-                self._stop_all("drain")
-            if drained_at is not None and time.monotonic() - drained_at > DRAIN_SECONDS:
-                self._give_back()
-                drained_at = None
-            if time.monotonic() - renewed >= self.lease / 3:
-                renewed = time.monotonic()
-                self._renew()
+            try:
+                self._look()
+            except Exception as error:
+                log.error("heartbeat failed", exc_info=error)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self.drain_flag is not None and not self.draining and self.drain_flag.exists():
+            self.draining, self._give_back_at = True, now + DRAIN_SECONDS
+            self._stop_all("drain")
+        if now > self._give_back_at:
+            self._give_back_at = math.inf
+            self._give_back()
+        if now >= self._renew_at:
+            self._renew_at = now + self.lease / 3
+            self._renew()
 
     def _renew(self) -> None:
         with self._lock:
