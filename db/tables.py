@@ -57,6 +57,8 @@ corpora = Table(
     Column("lease_until", Float),
     Column("created_at", Float, nullable=False),
     CheckConstraint("status in ('validating', 'ready', 'rejected')", name="status"),
+    # A key is never used again: a late message or a worker's memory of a deleted job must not meet another one.
+    sqlite_autoincrement=True,
 )
 
 jobs = Table(
@@ -94,6 +96,7 @@ jobs = Table(
     Column("claimed_at", Float),
     CheckConstraint("intent in ('run', 'pause', 'cancel')", name="intent"),
     Index("ix_jobs_outcome_priority", "outcome", "priority"),
+    sqlite_autoincrement=True,
 )
 
 shards = Table(
@@ -121,6 +124,7 @@ shards = Table(
     CheckConstraint("stop > start", name="slice"),
     Index("ix_shards_job_key_start", "job_key", "start", unique=True),
     Index("ix_shards_state_job_key", "state", "job_key"),
+    sqlite_autoincrement=True,
 )
 
 results = Table(

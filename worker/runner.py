@@ -20,6 +20,7 @@ from corpusmill.documents import Document, Result
 from corpusmill.errors import CorpusmillError, DatabaseUnavailable, LeaseLost, ModelFault, NotFound
 from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
+from corpusmill.shards import Slice
 from corpusmill.tasks import PARAMS, Params, Task
 from db import jobs, metrics, shards
 from db.corpora import store_directory
@@ -140,12 +141,21 @@ class Runner:
         with usage.phase("load"):
             engine = self._models.get(job.model, job.task, params)
         with usage.phase("read"):
-            store = Store(store_directory(self._settings.data_dir, job.corpus_id))
-            documents = list(store.documents(claim.slice.start, claim.slice.stop))
+            documents = self._documents(job, claim.slice)
         prepared = engine.prepare(documents, params, usage)
         return Ready(
             held=held, job=job, params=params, documents=documents, engine=engine, prepared=prepared, usage=usage
         )
+
+    def _documents(self, job: Job, piece: Slice) -> list[Document]:
+        try:
+            store = Store(store_directory(self._settings.data_dir, job.corpus_id))
+        except NotFound as error:
+            raise ModelFault(
+                f"The files of {job.corpus_id} are not in this worker's data directory; CORPUSMILL_DATA_DIR must name the "
+                "directory that the API writes to."
+            ) from error
+        return list(store.documents(piece.start, piece.stop))
 
     def _job(self, job_key: int) -> Job:
         if job_key not in self._jobs:

@@ -254,6 +254,15 @@ def test_a_deleted_job_leaves_nothing_and_its_worker_writes_nothing(database: En
         the_job(database)
 
 
+def test_the_key_of_a_deleted_job_is_never_used_again(database: Engine) -> None:
+    first = a_job(database)
+    held = claim(database)
+    transact(database, lambda connection: jobs.remove(connection, "job_a"))
+    second = a_job(database, "job_b")
+    assert second.key > first.key
+    assert claim(database).key > held.key
+
+
 def test_a_corpus_is_kept_while_an_open_job_uses_it(database: Engine) -> None:
     a_job(database, shard_size=10)
     with pytest.raises(Conflict, match="job_a"):

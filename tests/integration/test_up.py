@@ -163,7 +163,10 @@ def test_a_program_that_is_killed_is_started_again_and_the_reason_said(shared: U
 
 def test_no_caller_is_refused_while_the_api_is_started_again(shared: Up) -> None:
     eventually(shared.is_ready)
-    shared.program("cli", "api").kill()
+    api = shared.program("cli", "api")
+    for process in (api, *api.children(recursive=True)):
+        process.kill()
+        process.wait()
     with urllib.request.urlopen(f"{shared.url}/healthz", timeout=60) as answer:
         assert answer.status == 200
 

@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.CheckConstraint("status in ('validating', 'ready', 'rejected')", name=op.f("ck_corpora_status")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_corpora")),
         sa.UniqueConstraint("id", name=op.f("uq_corpora_id")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "workers",
@@ -88,6 +89,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_jobs")),
         sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_jobs_corpus_key"), ["corpus_key"], unique=False)
@@ -151,6 +153,7 @@ def upgrade() -> None:
         sa.CheckConstraint("stop > start", name=op.f("ck_shards_slice")),
         sa.ForeignKeyConstraint(["job_key"], ["jobs.key"], name=op.f("fk_shards_job_key_jobs"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_shards")),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("shards", schema=None) as batch_op:
         batch_op.create_index("ix_shards_job_key_start", ["job_key", "start"], unique=True)
