@@ -25,7 +25,8 @@ demo: $(INSTALLED) ## three corpora through the whole system, with a table of th
 	$(BIN)/corpusmill demo
 
 test: $(INSTALLED) ## every test tier that this machine can run, except the slow ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
+	$(BIN)/python -m pytest -m "not slow" tests/integration tests/acceptance
 
 test-all: $(INSTALLED) ## the slow tests too; run again, it goes on with those that have not passed
 	$(BIN)/python -m pytest --resume

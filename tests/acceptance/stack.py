@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ class Stack:
         """The programs that `up` started whose command line holds `word`, with their own children."""
         found: list[psutil.Process] = []
         for child in psutil.Process(self.process.pid).children():
-            if word in child.cmdline():
-                found += [child, *child.children(recursive=True)]
+            with suppress(psutil.NoSuchProcess):  # ended while it was looked at
+                if word in [Path(part).name for part in child.cmdline()]:
+                    found += [child, *child.children(recursive=True)]
         return found
 
     def kill_workers(self) -> None:

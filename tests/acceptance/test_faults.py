@@ -78,7 +78,9 @@ def test_a_stopped_system_goes_on_where_it_was_when_started_again(tmp_path: Path
 def test_a_job_submitted_while_the_broker_is_away_runs_when_it_is_back(tmp_path: Path) -> None:
     with started(tmp_path, **SETTINGS) as stack:
         flush_broker(stack)
-        for process in stack.processes("valkey-server"):
+        servers = stack.processes("valkey-server")
+        assert servers
+        for process in servers:
             process.kill()
         job = stack.submit(task="classification", model="echo", documents=DOCUMENTS[:50])
         assert stack.wait(job["id"])["status"] == "completed"

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,15 @@ def eventually(happens: Callable[[], bool]) -> None:
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
-    return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
+    """Whether none of them runs any more; one that nobody has waited for does not run either."""
+    return not any(_runs(process) for process in processes)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -165,8 +174,9 @@ def test_no_caller_is_refused_while_the_api_is_started_again(shared: Up) -> None
     eventually(shared.is_ready)
     api = shared.program("cli", "api")
     for process in (api, *api.children(recursive=True)):
-        process.kill()
-        process.wait()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    eventually(lambda: all_gone([api]))
     with urllib.request.urlopen(f"{shared.url}/healthz", timeout=60) as answer:
         assert answer.status == 200
 
