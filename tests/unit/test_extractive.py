@@ -153,7 +153,7 @@ def test_a_summary_is_sentences_of_the_document_in_its_order_a_line_each(make: M
     places = [SENTENCES.index(line) for line in lines(result)]
     assert len(places) == 3
     assert places == sorted(places)
-    assert not result.truncated
+    assert (result.n_segments, result.truncated) == (len(SENTENCES), False)
 
 
 def test_a_document_with_fewer_sentences_is_its_own_summary(make: Make) -> None:
@@ -183,6 +183,7 @@ def test_a_sentence_above_the_encoders_limit_is_read_in_parts_or_as_it_is_asked_
     split, cut, refused = results("split"), results("truncate"), results("fail")
     assert (split.truncated, cut.truncated) == (False, True)
     assert split.output == cut.output
+    assert split.n_segments > cut.n_segments == 2
     assert refused.error is not None
     assert refused.error.code == "too_long"
 

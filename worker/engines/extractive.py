@@ -42,7 +42,8 @@ _OUT_OF_MEMORY = DocumentError(
 class Passage:
     """A document with those of its sentences that are read.
 
-    `first` is the place of the first one among the shard's sentences; `waiting` counts rows still to be embedded.
+    `first` is the place of the first one among the shard's sentences; `n_segments` counts their rows, and `waiting`
+    those still to be embedded.
     """
 
     document: Document
@@ -51,6 +52,7 @@ class Passage:
     waiting: int
     n_tokens: int
     truncated: bool
+    n_segments: int = 0
     error: DocumentError | None = None
 
 
@@ -118,7 +120,7 @@ class ExtractiveEngine:
                 first += len(own)
             chosen = np.flatnonzero(passage_of[rows.owner] >= 0)
             for index, count in zip(*np.unique(passage_of[rows.owner[chosen]], return_counts=True), strict=True):
-                passages[index].waiting = int(count)
+                passages[index].waiting = passages[index].n_segments = int(count)
         return Prepared(
             passages=passages, failed=refused, rows=rows, chosen=chosen, passage_of=passage_of,
             count=params.max_sentences,
@@ -194,6 +196,7 @@ class ExtractiveEngine:
             document_id=document.id,
             output={"summary": "\n".join(passage.sentences[index] for index in picked)},
             n_tokens=passage.n_tokens,
+            n_segments=passage.n_segments,
             truncated=passage.truncated,
         )
 
