@@ -89,5 +89,9 @@ def _throughput(
     if usage.get("padded_tokens"):
         share_of_text = divided(usage.get("tokens", 0), usage["padded_tokens"]) or 0.0
         yield figures.metric("padding_share", 1.0 - share_of_text, n)
+    if usage.get("slot_steps"):
+        yield figures.metric("slot_occupancy", divided(usage.get("busy_slot_steps", 0), usage["slot_steps"]), n)
+    if driven := usage.get("seconds", {}).get("run", 0.0) + usage.get("seconds", {}).get("wait", 0.0):
+        yield figures.metric("device_busy_share", divided(usage["seconds"].get("model", 0.0), driven), n)
     for phase, seconds in sorted(usage.get("seconds", {}).items()):
         yield figures.metric(f"seconds/{phase}", seconds, n)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -85,6 +85,8 @@ class Runner:
         self._models = models
         self._heartbeat = heartbeat
         self._jobs: dict[int, Job] = {}
+        #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
+        self._writing: dict[int, float] = {}
 
     def serve(self) -> int:
         """Run waiting shards until none is to be had, a minute has passed or the worker drains. Returns how many ran."""
@@ -100,6 +102,7 @@ class Runner:
             while ready is not None:
                 ahead = reader.submit(self._take, only_loaded=True) if may_go_on() else None
                 done = self._run(ready)
+                stalled = time.perf_counter()
                 if saving is not None:
                     saving.result()
                 saving = writer.submit(self._save, done) if done is not None else None
@@ -107,6 +110,8 @@ class Runner:
                 ready = ahead.result() if ahead is not None else None
                 if ready is None and may_go_on():
                     ready = self._take(only_loaded=False)
+                if ready is not None:
+                    ready.usage.seconds["wait"] = time.perf_counter() - stalled
             if saving is not None:
                 saving.result()
         return served
@@ -198,17 +203,16 @@ class Runner:
                 statistics = evaluation.document_statistics(done.job.task, done.documents, results, done.params)
                 partial = evaluation.partial_of(done.job.task, results, statistics, done.params)
             rows = [row_of(result, one) for result, one in zip(results, statistics, strict=True)]
-            sums = {
-                "seconds": usage.seconds, "tokens": usage.tokens, "padded_tokens": usage.padded_tokens,
-                "generated_tokens": usage.generated_tokens, "batches": usage.batches,
-            }  # fmt: skip
+            usage.seconds["write"] = self._writing.pop(done.job.key, 0.0)
+            started = time.perf_counter()
             ended = transact(
                 self._database,
                 lambda connection: shards.finish(
-                    connection, held.claim, rows=rows, usage=sums, partial=partial, runtime=done.runtime
+                    connection, held.claim, rows=rows, usage=asdict(usage), partial=partial, runtime=done.runtime
                 ),
                 patience=SAVE_PATIENCE_SECONDS,
             )
+            self._writing = {done.job.key: time.perf_counter() - started}
             if ended:
                 metrics.evaluate(self._database, done.job.key)
         except LeaseLost as error:

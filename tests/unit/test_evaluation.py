@@ -292,6 +292,13 @@ def test_throughput_follows_from_usage_and_wall_clock() -> None:
     assert figures(report)["documents_per_second"].coverage == 0.5
 
 
+def test_usage_says_how_busy_the_device_and_the_decoders_slots_were() -> None:
+    usage = {"seconds": {"model": 3.0, "run": 3.5, "wait": 0.5}, "slot_steps": 400, "busy_slot_steps": 300}
+    report = evaluation.report(Task.TRANSLATION, {"documents": 2}, None, total=2, usage=usage, wall_seconds=9.0)
+    found = {metric.name: metric.value for metric in report.metrics}
+    assert (found["device_busy_share"], found["slot_occupancy"]) == (0.75, 0.75)
+
+
 def test_a_job_that_has_not_begun_has_an_empty_report() -> None:
     for task in Task:
         report = evaluation.report(task, {}, None, total=5, usage={}, wall_seconds=0.0)

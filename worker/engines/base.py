@@ -21,8 +21,10 @@ Prepared = TypeVar("Prepared")
 class Usage:
     """What running a shard took. Every figure is a sum, so that shards add up to their job.
 
-    `seconds` by phase (`read`, `tokenize`, `model`, `postprocess`, `evaluate`, …); `tokens` that went through the model
+    `seconds` by phase: `load`, `read`, `tokenize`, `model` (the device at work), `postprocess`, `evaluate`, `write` (of the
+    shard before), and of the thread that drives the device `run` and `wait` (for a shard to run). `tokens` that went through the model
     (source and generated), `padded_tokens` the same with padding, `generated_tokens` for the generating tasks.
+    `slot_steps` are decoder steps times the slots they were offered, `busy_slot_steps` those whose slot held a source.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -30,6 +32,8 @@ class Usage:
     padded_tokens: int = 0
     generated_tokens: int = 0
     batches: int = 0
+    slot_steps: int = 0
+    busy_slot_steps: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
