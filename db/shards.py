@@ -41,12 +41,13 @@ class Claim:
 
 def claim_next(
     connection: Connection, *, owner: str, lease: float, loaded: Collection[tuple[str, str]] = (),
-    only_loaded: bool = False,
+    ahead: bool = False,
 ) -> Claim | None:  # fmt: skip
     """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
 
-    `loaded` are the (model id, revision) pairs in the worker's memory; `only_loaded` takes no shard of another model
-    (a worker that reads ahead would otherwise hold what it cannot start).
+    `loaded` are the (model id, revision) pairs in the worker's memory. A worker that looks `ahead` while it runs another
+    shard takes none of another model, which it could not start, and none that was lost before, which would be charged
+    for what its neighbour does.
     """
     clock = float(connection.execute(select(db_now())).scalar_one())
     pending = select(shards.c.key).where(
@@ -68,19 +69,22 @@ def claim_next(
         for row in rows
     ]
     while job := choose(waiting, loaded):
-        if only_loaded and job.model not in loaded:
+        if ahead and job.model not in loaded:
             return None
-        claim = _claim(connection, job.job_key, owner, clock, lease)
+        claim = _claim(connection, job.job_key, owner, clock, lease, never_lost=ahead)
         if claim is not None:
             return claim
         waiting.remove(job)  # others took its last shards between the two statements
     return None
 
 
-def _claim(connection: Connection, job_key: int, owner: str, clock: float, lease: float) -> Claim | None:
+def _claim(
+    connection: Connection, job_key: int, owner: str, clock: float, lease: float, *, never_lost: bool
+) -> Claim | None:  # fmt: skip
     first = (
         select(shards.c.key)
         .where(shards.c.job_key == job_key, shards.c.state == "pending", shards.c.not_before <= clock)
+        .where(*((shards.c.losses == 0,) if never_lost else ()))
         .order_by(shards.c.start)
         .limit(1)
         .with_for_update(skip_locked=True)

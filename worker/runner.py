@@ -1,15 +1,14 @@
-"""Runs shards: claim, read, tokenize, infer, evaluate, save, with the next shard read ahead and the last one saved behind.
+"""What is done with one shard: claim, read and tokenize it; and after the model, evaluate and save it, or give it up.
 
-Knows the order of these steps and what to do when one fails. Must not know torch, Celery, or how a model computes: it is
-given its models, its database and its heartbeat.
+Knows these steps and what to do when one fails. Must not know torch, Celery, how a model computes, or what runs beside
+what (`serving`): it is given its models, its database and its heartbeat.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -28,14 +27,11 @@ from db.engine import Engine as Database
 from db.engine import reading, transact
 from db.jobs import Job
 from db.results import row_of
-from worker.engines.base import Engine, Usage
+from worker.engines.base import Engine, Usage, Work
 from worker.heartbeat import Heartbeat, Held
 
 log = structlog.get_logger(__name__)
 
-#: How long one doorbell keeps a worker claiming shards before the next doorbell is answered: the broker's time limit,
-#: which frees a worker that hangs in native code, is per message.
-SERVE_SECONDS = 60.0
 #: A finished shard is worth waiting for the database for; the lease may run out meanwhile, and then the fence decides.
 SAVE_PATIENCE_SECONDS = 600.0
 
@@ -59,8 +55,18 @@ class Ready:
     params: Params
     documents: list[Document]
     engine: Engine[Any]
-    prepared: Any
-    usage: Usage
+    work: Work[Any]
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it was lost before: what runs or waits beside it might be blamed for what it does."""
+        return self.held.claim.losses > 0
+
+    def may_follow(self, first: Ready) -> bool:
+        """Whether an engine may take it up while `first` is still running."""
+        alike = self.engine is first.engine and self.job.key == first.job.key
+        return alike and not self.suspect and not first.suspect
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +83,7 @@ class Done:
 
 
 class Runner:
-    """Answers doorbells. One instance for each worker process; not to be shared between threads."""
+    """The steps of a shard. One instance for each worker process; `take` and `save` may run in two threads at a time."""
 
     def __init__(self, *, database: Database, settings: Settings, models: Models, heartbeat: Heartbeat) -> None:
         self._database = database
@@ -88,42 +94,19 @@ class Runner:
         #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
         self._writing: dict[int, float] = {}
 
-    def serve(self) -> int:
-        """Run waiting shards until none is to be had, a minute has passed or the worker drains. Returns how many ran."""
-        deadline = time.monotonic() + SERVE_SECONDS
-        served = 0
+    @property
+    def draining(self) -> bool:
+        """Whether this worker is to end and take up nothing more."""
+        return self._heartbeat.draining
 
-        def may_go_on() -> bool:
-            return time.monotonic() < deadline and not self._heartbeat.draining
-
-        with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(1, "save-behind") as writer:
-            saving: Future[None] | None = None
-            ready = self._take(only_loaded=False) if may_go_on() else None
-            while ready is not None:
-                ahead = reader.submit(self._take, only_loaded=True) if may_go_on() else None
-                done = self._run(ready)
-                stalled = time.perf_counter()
-                if saving is not None:
-                    saving.result()
-                saving = writer.submit(self._save, done) if done is not None else None
-                served += 1
-                ready = ahead.result() if ahead is not None else None
-                if ready is None and may_go_on():
-                    ready = self._take(only_loaded=False)
-                if ready is not None:
-                    ready.usage.seconds["wait"] = time.perf_counter() - stalled
-            if saving is not None:
-                saving.result()
-        return served
-
-    def _take(self, *, only_loaded: bool) -> Ready | None:
+    def take(self, *, ahead: bool) -> Ready | None:
         """Claim and prepare the next shard; jobs whose model or corpus cannot be used fail on the way."""
         while True:
             claim = transact(
                 self._database,
                 lambda connection: shards.claim_next(
                     connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds,
-                    loaded=self._models.loaded(), only_loaded=only_loaded,
+                    loaded=self._models.loaded(), ahead=ahead,
                 ),
             )  # fmt: skip
             if claim is None:
@@ -132,11 +115,11 @@ class Runner:
             try:
                 return self._prepare(held)
             except ModelFault as fault:
-                self._fail_job(held, fault)
+                self.fail_job(held, fault)
             except NotFound:
                 self._heartbeat.drop(held)  # the job was deleted between the claim and now
             except Exception as error:  # noqa: BLE001 — as below
-                self._surrender(held, error)
+                self.surrender(held, error)
 
     def _prepare(self, held: Held) -> Ready:
         usage = Usage()
@@ -148,9 +131,8 @@ class Runner:
         with usage.phase("read"):
             documents = self._documents(job, claim.slice)
         prepared = engine.prepare(documents, params, usage)
-        return Ready(
-            held=held, job=job, params=params, documents=documents, engine=engine, prepared=prepared, usage=usage
-        )
+        work = Work(prepared, usage, held.stopped)
+        return Ready(held=held, job=job, params=params, documents=documents, engine=engine, work=work)
 
     def _documents(self, job: Job, piece: Slice) -> list[Document]:
         try:
@@ -168,33 +150,22 @@ class Runner:
                 self._jobs = {job_key: jobs.by_key(connection, job_key)}
         return self._jobs[job_key]
 
-    def _run(self, ready: Ready) -> Done | None:
-        """Put the shard through its model; None where there is nothing to save."""
-        held, results = ready.held, []
-        started = time.perf_counter()
-        try:
-            for batch in ready.engine.run(ready.prepared, ready.usage, held.stopped):
-                results.extend(batch)
-        except ModelFault as fault:
-            self._fail_job(held, fault)
-            return None
-        except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
-            self._surrender(held, error)
-            return None
-        ready.usage.seconds["run"] = time.perf_counter() - started
+    def outcome(self, ready: Ready) -> Done | None:
+        """What is to be saved of a shard that the engine is through with; None where there is nothing to save."""
+        held = ready.held
         if held.reason == "lost":
             self._heartbeat.drop(held)
             return None
-        if held.reason == "drain" and len(results) < len(ready.documents):
-            transact(self._database, lambda connection: shards.release(connection, held.claim))
+        if held.reason == "drain" and len(ready.results) < len(ready.documents):
+            self._try(lambda: transact(self._database, lambda connection: shards.release(connection, held.claim)))
             self._heartbeat.drop(held)
             return None
         return Done(
-            held=held, job=ready.job, params=ready.params, documents=ready.documents, usage=ready.usage,
-            runtime=ready.engine.runtime, results=results,
+            held=held, job=ready.job, params=ready.params, documents=ready.documents, usage=ready.work.usage,
+            runtime=ready.engine.runtime, results=ready.results,
         )  # fmt: skip
 
-    def _save(self, done: Done) -> None:
+    def save(self, done: Done) -> None:
         """Evaluate and commit a shard, and the job's metrics where it was the last one."""
         held, usage = done.held, done.usage
         try:
@@ -218,11 +189,11 @@ class Runner:
         except LeaseLost as error:
             log.info("shard not written", shard=held.claim.key, why=str(error))
         except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
-            self._surrender(held, error)
+            self.surrender(held, error)
         finally:
             self._heartbeat.drop(held)
 
-    def _fail_job(self, held: Held, fault: ModelFault) -> None:
+    def fail_job(self, held: Held, fault: ModelFault) -> None:
         log.warning("job failed", job=held.claim.job_key, why=str(fault))
         self._try(lambda: transact(
             self._database,
@@ -230,7 +201,7 @@ class Runner:
         ))  # fmt: skip
         self._heartbeat.drop(held)
 
-    def _surrender(self, held: Held, error: Exception) -> None:
+    def surrender(self, held: Held, error: Exception) -> None:
         """Something unforeseen: the shard counts as lost, so that repetition halves it until the document is found."""
         log.error("shard failed", shard=held.claim.key, exc_info=error)
         self._heartbeat.drop(held)

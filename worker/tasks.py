@@ -24,6 +24,7 @@ from db.workers import Description
 from worker.app import BOOT, DRAIN
 from worker.heartbeat import Heartbeat
 from worker.runner import Runner
+from worker.serving import serve
 
 log = structlog.get_logger(__name__)
 _process: list[Runner] = []
@@ -69,7 +70,7 @@ def start(**_: Any) -> None:
 def ring(shard_key: int) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case."""
-    served = _process[0].serve()
+    served = serve(_process[0])
     log.info("doorbell answered", rung_for=shard_key, served=served)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from corpusmill.documents import Document, Result
 from corpusmill.tasks import Params
@@ -22,8 +22,9 @@ class Usage:
     """What running a shard took. Every figure is a sum, so that shards add up to their job.
 
     `seconds` by phase: `load`, `read`, `tokenize`, `model` (the device at work), `postprocess`, `evaluate`, `write` (of the
-    shard before), and of the thread that drives the device `run` and `wait` (for a shard to run). `tokens` that went through the model
-    (source and generated), `padded_tokens` the same with padding, `generated_tokens` for the generating tasks.
+    shard before), and of the thread that drives the device `run` and `wait` (for a shard to run). `tokens` that went
+    through the model (source and generated), `padded_tokens` the same with padding, `generated_tokens` for the
+    generating tasks.
     `slot_steps` are decoder steps times the slots they were offered, `busy_slot_steps` those whose slot held a source.
     """
 
@@ -45,6 +46,28 @@ class Usage:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
 
+@dataclass(slots=True, eq=False)
+class Work(Generic[Prepared]):
+    """One shard on its way through an engine: what was prepared, what running it takes, and whether it is to end early."""
+
+    prepared: Prepared
+    usage: Usage
+    stopped: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[Prepared]):
+    """Results of a work, in any order; `ended` where there will be no more of it."""
+
+    work: Work[Prepared]
+    results: list[Result]
+    ended: bool
+
+
+#: Gives the next work of the same job, if one is ready by now.
+More = Callable[[], Work[Prepared] | None]
+
+
 class Engine(Protocol, Generic[Prepared]):
     """A loaded model on a device, ready for one task.
 
@@ -64,3 +87,24 @@ class Engine(Protocol, Generic[Prepared]):
         A document that cannot be used or does not fit the device yields its failed result. Between batches `stopped` is
         asked, and the iterator ends early where it answers true. Raises ModelFault where the model itself cannot go on.
         """
+
+
+@runtime_checkable
+class StreamingEngine(Engine[Prepared], Protocol):
+    """An engine that takes up the next shard while the last documents of one are still running, so that nothing idles."""
+
+    def stream(self, first: Work[Prepared], more: More[Prepared]) -> Iterator[Step[Prepared]]:
+        """Run `first`, and what `more` gives whenever there is room for it; every work gets a last step with `ended`.
+
+        Between batches the works' `stopped` are asked, and a work ends early where its own answers true.
+        """
+
+
+def steps(engine: Engine[Prepared], first: Work[Prepared], more: More[Prepared]) -> Iterator[Step[Prepared]]:
+    """The steps of a work, and of those that follow it where the engine streams."""
+    if isinstance(engine, StreamingEngine):
+        yield from engine.stream(first, more)
+        return
+    for batch in engine.run(first.prepared, first.usage, first.stopped):
+        yield Step(first, batch, ended=False)
+    yield Step(first, [], ended=True)

@@ -1,0 +1,198 @@
+"""What a worker runs beside what: streamed shards follow without a gap, and a shard that was lost before runs alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpora import store_items
+from corpusmill.documents import Document, Result
+from corpusmill.errors import ModelFault
+from corpusmill.models import ModelInfo
+from corpusmill.settings import settings_from
+from corpusmill.shards import Slice
+from corpusmill.tasks import Params, Task
+from db import corpora, jobs, results, shards
+from db.engine import Engine, create_engine, migrate, reading, transact
+from db.results import Selection
+from db.workers import Description
+from worker.engines.base import More, Step, Usage, Work
+from worker.heartbeat import Heartbeat
+from worker.runner import Runner
+from worker.serving import serve
+
+ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
+DOCUMENTS = 12
+SHARD = 3
+
+
+class Recorder:
+    """An engine that answers every document by its id and notes which shards run, and which wait, side by side."""
+
+    weight_bytes = 0
+
+    def __init__(self, database: Engine) -> None:
+        self.runtime: dict[str, Any] = {"engine": "recorder"}
+        self.database = database
+        self.beside: dict[int, int] = {}
+
+    def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> list[Document]:
+        return list(documents)
+
+    def run(
+        self, prepared: list[Document], usage: Usage, stopped: Callable[[], bool]
+    ) -> Iterator[list[Result]]:  # fmt: skip
+        yield [self.answer(document) for document in prepared]
+
+    def answer(self, document: Document) -> Result:
+        with reading(self.database) as connection:
+            running = connection.exec_driver_sql("SELECT count(*) FROM shards WHERE state = 'running'").scalar_one()
+        self.beside[document.position] = int(running)
+        return Result(position=document.position, document_id=document.id, output={"label": document.id, "score": 1.0})
+
+
+class Streamer(Recorder):
+    """The same, which begins the next shard before it ends the last one."""
+
+    together: int = 0
+
+    def stream(self, first: Work[list[Document]], more: More[list[Document]]) -> Iterator[Step[list[Document]]]:
+        waiting: list[Work[list[Document]]] = [first]
+        while waiting:
+            until = time.monotonic() + 0.3  # a next shard takes a moment to be read
+            while len(waiting) < 2 and time.monotonic() < until:
+                waiting += filter(None, [more()])
+            self.together = max(self.together, len(waiting))
+            work = waiting.pop(0)
+            yield Step(work, [self.answer(document) for document in work.prepared], ended=False)
+            yield Step(work, [], ended=True)
+
+
+class Broken(Streamer):
+    """Raises when two shards are in it."""
+
+    error: Exception = ModelFault("it cannot go on")
+
+    def stream(self, first: Work[list[Document]], more: More[list[Document]]) -> Iterator[Step[list[Document]]]:
+        until = time.monotonic() + 5.0
+        while more() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        raise self.error
+        yield Step(first, [], ended=True)
+
+
+class Models:
+    def __init__(self, engine: Recorder) -> None:
+        self.engine = engine
+
+    def get(self, info: ModelInfo, task: Task, params: Params) -> Recorder:
+        return self.engine
+
+    def loaded(self) -> frozenset[tuple[str, str]]:
+        return frozenset({(ECHO.id, ECHO.revision)})
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Engine]:
+    url = f"sqlite:///{tmp_path / 'test.sqlite3'}"
+    migrate(url)
+    engine = create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def job(database: Engine, tmp_path: Path) -> jobs.Job:
+    """A job of four shards of three documents, over a stored corpus."""
+    store_items(
+        (Document(position=place, id=f"d{place}", text="text") for place in range(DOCUMENTS)),
+        corpora.store_directory(tmp_path, "corpus_a"),
+    )
+
+    def make(connection: Any) -> None:
+        corpora.create(
+            connection, id="corpus_a", name=None, format="jsonl", encoding=None, bytes=1, sha256="0" * 64, options={}
+        )
+        corpora.claim(connection, "corpus_a", owner="me", lease=30)
+        corpora.finish(
+            connection, "corpus_a", owner="me", status="ready", documents=DOCUMENTS, invalid=0, fields=[], error=None
+        )
+        jobs.create(
+            connection, id="job_a", name=None, task=Task.CLASSIFICATION, model=ECHO,
+            corpus=corpora.get(connection, "corpus_a"), params={}, priority=0, metadata={},
+            slices=[Slice(start, start + SHARD) for start in range(0, DOCUMENTS, SHARD)],
+        )  # fmt: skip
+
+    transact(database, make)
+    with reading(database) as connection:
+        return jobs.get(connection, "job_a")
+
+
+def runner(database: Engine, folder: Path, engine: Recorder) -> Runner:
+    """A runner whose heartbeat renews nothing: its leases are long enough."""
+    heartbeat = Heartbeat(
+        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
+        describe=lambda: Description(hostname="here", device="cpu", models=[]),
+    )  # fmt: skip
+    settings = settings_from({}, data_dir=folder, lease_seconds=60.0)
+    return Runner(database=database, settings=settings, models=Models(engine), heartbeat=heartbeat)
+
+
+def labels(database: Engine, job: jobs.Job) -> dict[int, str]:
+    with reading(database) as connection:
+        return {row.position: (row.output or {})["label"] for row in results.read(connection, job.key, Selection())}
+
+
+def losses(database: Engine) -> list[int]:
+    with reading(database) as connection:
+        return list(connection.exec_driver_sql("SELECT losses FROM shards ORDER BY start").scalars())
+
+
+@pytest.mark.parametrize("kind", [Recorder, Streamer])
+def test_every_document_of_every_shard_is_saved_once(
+    database: Engine, job: jobs.Job, tmp_path: Path, kind: type[Recorder]
+) -> None:
+    engine = kind(database)
+    assert serve(runner(database, tmp_path, engine)) == DOCUMENTS // SHARD
+    assert labels(database, job) == {place: f"d{place}" for place in range(DOCUMENTS)}
+    with reading(database) as connection:
+        assert jobs.get(connection, "job_a").status == "completed"
+    assert getattr(engine, "together", 2) == 2
+
+
+@pytest.mark.parametrize("kind", [Recorder, Streamer])
+def test_a_shard_that_was_lost_before_runs_with_none_beside_it(
+    database: Engine, job: jobs.Job, tmp_path: Path, kind: type[Recorder]
+) -> None:
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET losses = 1 WHERE start IN (3, 6)")
+    engine = kind(database)
+    serve(runner(database, tmp_path, engine))
+    assert labels(database, job) == {place: f"d{place}" for place in range(DOCUMENTS)}
+    # while they are answered, the database knows of no other shard in this worker's hands
+    assert [engine.beside[place] for place in range(3, 9)] == [1] * 6
+
+
+def test_a_model_that_cannot_go_on_fails_the_job_with_all_that_is_in_it(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    serve(runner(database, tmp_path, Broken(database)))
+    with reading(database) as connection:
+        found = jobs.get(connection, "job_a")
+    assert (found.status, (found.error or {})["message"]) == ("failed", "it cannot go on")
+
+
+def test_what_nobody_foresaw_charges_a_loss_to_each_shard_that_was_in_the_model(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    engine = Broken(database)
+    engine.error = RuntimeError("out of order")
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET not_before = 1e12 WHERE start >= 6")
+    serve(runner(database, tmp_path, engine))
+    transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
+    assert losses(database) == [1, 1, 0, 0]
