@@ -1,12 +1,13 @@
-"""How a corpus is cut into shards, and a shard into halves.
+"""How a corpus is cut into shards, and a shard into halves; and what running them took, added up.
 
 Knows sizes and positions. Must not know where shards are kept or who runs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from corpusmill.tasks import Task
 
@@ -58,3 +59,14 @@ def halves(whole: Slice) -> tuple[Slice, Slice]:
         raise ValueError("a single document cannot be halved")
     middle = (whole.start + whole.stop) // 2
     return Slice(whole.start, middle), Slice(middle, whole.stop)
+
+
+def added(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Two shards' usage, or one shard's of two times, as one: figures by name, and figures by name inside them, added."""
+    total = dict(first)
+    for name, value in second.items():
+        if isinstance(value, Mapping):
+            total[name] = added(total.get(name) or {}, value)
+        else:
+            total[name] = total.get(name, 0) + value
+    return total

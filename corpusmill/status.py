@@ -33,6 +33,15 @@ class Status(StrEnum):
 ENDED = frozenset({Status.COMPLETED, Status.COMPLETED_WITH_ERRORS, Status.FAILED, Status.CANCELLED})
 
 
+#: From which statuses a job may be asked for what. A request that is repeated while it stands changes nothing.
+MOVES: dict[str, frozenset[Status]] = {
+    "pause": frozenset({Status.QUEUED, Status.RUNNING, Status.PAUSED}),
+    "resume": frozenset({Status.QUEUED, Status.RUNNING, Status.PAUSED}),
+    "cancel": frozenset({Status.QUEUED, Status.RUNNING, Status.PAUSED, Status.CANCELLING, Status.CANCELLED}),
+    "retry": frozenset({Status.COMPLETED_WITH_ERRORS, Status.FAILED}),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How a job's documents stand; `pending` is what is left of `total`. `running` counts shards held by workers."""
@@ -53,7 +62,7 @@ def status_of(intent: Intent, error: str | None, counts: Counts | None) -> Statu
     if error is not None:
         return Status.FAILED
     if counts is None:
-        return Status.CANCELLED if intent is Intent.CANCEL else Status.QUEUED
+        return {Intent.RUN: Status.QUEUED, Intent.PAUSE: Status.PAUSED, Intent.CANCEL: Status.CANCELLED}[intent]
     if counts.pending == 0:
         return _outcome(counts)
     if intent is Intent.CANCEL:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 import evaluation
 from corpusmill.errors import NotFound
+from corpusmill.shards import added
 from db import jobs as job_rows
 from db import results as result_rows
 from db.engine import reading, transact
@@ -26,12 +27,12 @@ def merged(connection: Connection, job_key: int) -> tuple[dict[str, Any], dict[s
     usage: dict[str, Any] = {"seconds": {}}
     rows = connection.execute(
         select(shards.c.partial, shards.c.usage)
-        .where(shards.c.job_key == job_key, shards.c.usage.is_not(None))
+        .where(shards.c.job_key == job_key, shards.c.usage.is_not(None), shards.c.state.in_(("done", "cancelled")))
         .order_by(shards.c.start)
     )
     for row in rows:
         partial = evaluation.merge(partial, row.partial or {})
-        _add(usage, row.usage)
+        usage = added(usage, row.usage)
     return partial, usage
 
 
@@ -96,11 +97,3 @@ def _keep(connection: Connection, job_key: int, report: Report) -> None:
     matrix = report.confusion_matrix
     kept = {"labels": list(matrix.labels), "counts": [list(row) for row in matrix.counts]} if matrix else None
     connection.execute(update(jobs).where(jobs.c.key == job_key).values(evaluated=True, confusion_matrix=kept))
-
-
-def _add(total: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for name, value in more.items():
-        if isinstance(value, Mapping):
-            _add(total.setdefault(name, {}), value)
-        else:
-            total[name] = total.get(name, 0) + value

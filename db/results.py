@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from corpusmill.documents import Result
+from corpusmill.shards import Slice
 from db.tables import results
 
 _READ_ROWS = 2_000
@@ -52,6 +53,18 @@ def row_of(result: Result, statistics: Mapping[str, Any] | None) -> ResultRow:
         n_segments=result.n_segments,
         truncated=result.truncated,
         statistics=statistics,
+    )
+
+
+def result_of(row: ResultRow) -> Result:
+    """The result that a succeeded document's row was made of."""
+    return Result(
+        position=row.position,
+        document_id=row.document_id,
+        output=dict(row.output or {}),
+        n_tokens=row.n_tokens,
+        n_segments=row.n_segments,
+        truncated=row.truncated,
     )
 
 
@@ -141,6 +154,28 @@ def read(
         query = query.limit(limit)
     for row in connection.execute(query.execution_options(yield_per=_READ_ROWS)):
         yield _row(row)
+
+
+def kept(connection: Connection, job_key: int, piece: Slice) -> list[ResultRow]:
+    """The succeeded documents of a slice with their statistics, in order of position."""
+    query = (
+        select(*[results.c[name] for name in (*_READ, "statistics")])
+        .where(results.c.job_key == job_key, results.c.status == "succeeded")
+        .where(results.c.position >= piece.start, results.c.position < piece.stop)
+        .order_by(results.c.position)
+    )
+    return [ResultRow(**row._mapping) for row in connection.execute(query)]
+
+
+def succeeded(connection: Connection, job_key: int, piece: Slice) -> int:
+    """How many documents of a slice have succeeded."""
+    query = (
+        select(func.count())
+        .select_from(results)
+        .where(results.c.job_key == job_key, results.c.status == "succeeded")
+        .where(results.c.position >= piece.start, results.c.position < piece.stop)
+    )
+    return connection.execute(query).scalar_one()
 
 
 def statistics(connection: Connection, job_key: int) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, insert, or_, select, update
 
 from corpusmill.errors import LeaseLost
 from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half
-from corpusmill.shards import Slice, halves
+from corpusmill.shards import Slice, added, halves
 from corpusmill.status import Intent
 from db import jobs as job_rows
 from db import results as result_rows
@@ -29,7 +29,8 @@ _LONGEST_PAUSE = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot."""
+    """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot. `kept` documents of it
+    succeeded before it was opened again, and are not to be run."""
 
     key: int
     job_key: int
@@ -37,6 +38,7 @@ class Claim:
     attempt: int
     losses: int
     owner: str
+    kept: int = 0
 
 
 def claim_next(
@@ -96,7 +98,9 @@ def _claim(
             state="running", attempt=shards.c.attempt + 1, owner=owner, lease_until=db_now() + lease,
             started_at=db_now(),
         )
-        .returning(shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses)
+        .returning(
+            shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses, shards.c.succeeded
+        )
     ).one_or_none()  # fmt: skip
     if row is None:
         return None
@@ -112,6 +116,7 @@ def _claim(
         attempt=row.attempt,
         losses=row.losses,
         owner=owner,
+        kept=row.succeeded,
     )
 
 
@@ -127,23 +132,34 @@ def renew(connection: Connection, claims: Collection[Claim], *, lease: float) ->
     return held
 
 
+def intents(connection: Connection, claims: Collection[Claim]) -> dict[int, Intent]:
+    """What is wanted of the claims' jobs, by job key; a job that was deleted is missing."""
+    keys = {claim.job_key for claim in claims}
+    rows = connection.execute(select(jobs.c.key, jobs.c.intent).where(jobs.c.key.in_(keys)))
+    return {row.key: Intent(row.intent) for row in rows}
+
+
 def finish(
     connection: Connection, claim: Claim, *, rows: Sequence[ResultRow], usage: Mapping[str, Any],
     partial: Mapping[str, Any], runtime: Mapping[str, Any] | None = None,
 ) -> bool:  # fmt: skip
     """End a shard: its results, its metric partial and its state in the caller's one transaction.
 
-    Documents without a row count as cancelled. Returns whether the job ended with it. Raises LeaseLost where the shard
-    is no longer this claim's, in which case nothing may be committed; a repetition after a commit whose answer was lost
-    is recognised and does nothing.
+    Documents without a row, and not kept from before, count as cancelled; `partial` is of the kept ones too. Returns
+    whether the job ended with it. Raises LeaseLost where the shard is no longer this claim's, in which case nothing may
+    be committed; a repetition after a commit whose answer was lost is recognised and does nothing.
     """
     failed = sum(1 for row in rows if row.status == "failed")
-    left = len(claim.slice) - len(rows)
+    left = len(claim.slice) - claim.kept - len(rows)
+    if claim.attempt > 1:
+        before = connection.scalar(select(shards.c.usage).where(shards.c.key == claim.key))
+        usage = added(before or {}, usage)
     ended = connection.execute(
         update(shards)
         .where(*_held(claim))
         .values(
-            state="cancelled" if left else "done", succeeded=len(rows) - failed, failed=failed, cancelled=left,
+            state="cancelled" if left else "done", succeeded=claim.kept + len(rows) - failed, failed=failed,
+            cancelled=left,
             usage=dict(usage), partial=dict(partial), lease_until=None, finished_at=db_now(),
         )
     ).rowcount  # fmt: skip
@@ -198,7 +214,15 @@ class Expired:
 def expire(connection: Connection, *, owner: str, lease: float, most: int = 200) -> Expired:
     """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document."""
     rows = connection.execute(
-        select(shards.c.key, shards.c.job_key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses)
+        select(
+            shards.c.key,
+            shards.c.job_key,
+            shards.c.start,
+            shards.c.stop,
+            shards.c.attempt,
+            shards.c.losses,
+            shards.c.succeeded,
+        )
         .where(shards.c.state == "running", shards.c.lease_until < db_now())
         .limit(most)
         .with_for_update(skip_locked=True)
@@ -212,7 +236,13 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             connection.execute(
                 update(shards)
                 .where(shards.c.key == row.key)
-                .values(state="cancelled", cancelled=len(whole), losses=losses, lease_until=None, finished_at=db_now())
+                .values(
+                    state="cancelled",
+                    cancelled=len(whole) - row.succeeded,
+                    losses=losses,
+                    lease_until=None,
+                    finished_at=db_now(),
+                )
             )
             job_rows.close_if_done(connection, row.job_key)
         elif verdict == "again":
@@ -220,11 +250,12 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             again += 1
         elif verdict == "halve":
             left, right = halves(whole)
-            _await(connection, row.key, row.attempt, stop=left.stop, losses=losses_of_half(len(left)))
+            kept = result_rows.succeeded(connection, row.job_key, left) if row.succeeded else 0
+            _await(connection, row.key, row.attempt, stop=left.stop, losses=losses_of_half(len(left)), succeeded=kept)
             connection.execute(
                 insert(shards).values(
                     job_key=row.job_key, start=right.start, stop=right.stop, state="pending", attempt=row.attempt,
-                    losses=losses_of_half(len(right)),
+                    losses=losses_of_half(len(right)), succeeded=row.succeeded - kept,
                 )
             )  # fmt: skip
             halved += 1

@@ -20,13 +20,15 @@ import structlog
 from corpusmill.errors import DatabaseUnavailable
 from corpusmill.status import Intent
 from db import shards, workers
-from db.engine import Connection, Engine, transact
+from db.engine import Connection, Engine, reading, transact
 from db.shards import Claim
 
 log = structlog.get_logger(__name__)
 
-StopReason = Literal["lost", "cancel", "drain"]
+StopReason = Literal["lost", "cancel", "pause", "drain"]
 
+#: How often the jobs of the held shards are asked whether they are still to run.
+WATCH_SECONDS = 1.0
 #: How long a draining worker may take to reach the end of its batch before its shards are given back over its head.
 DRAIN_SECONDS = 5.0
 
@@ -62,6 +64,7 @@ class Heartbeat:
     _ended: threading.Event = field(default_factory=threading.Event)
     _parent: int = field(default_factory=os.getppid)
     _renew_at: float = 0.0
+    _watch_at: float = 0.0
     _give_back_at: float = math.inf
 
     def start(self) -> None:
@@ -103,7 +106,11 @@ class Heartbeat:
             self._give_back()
         if now >= self._renew_at:
             self._renew_at = now + self.lease / 3
+            self._watch_at = now + WATCH_SECONDS
             self._renew()
+        elif now >= self._watch_at:
+            self._watch_at = now + WATCH_SECONDS
+            self._watch()
 
     def _renew(self) -> None:
         with self._lock:
@@ -116,8 +123,22 @@ class Heartbeat:
         for one in held:
             if one.claim.key not in kept:
                 one.reason = "lost"
-            elif kept[one.claim.key] is Intent.CANCEL and one.reason is None:
-                one.reason = "cancel"
+            else:
+                _note(one, kept[one.claim.key])
+
+    def _watch(self) -> None:
+        """Between two renewals: whether somebody has paused or cancelled what is held."""
+        with self._lock:
+            held = list(self._held.values())
+        if not held:
+            return
+        try:
+            with reading(self.engine) as connection:
+                wanted = shards.intents(connection, [one.claim for one in held])
+        except DatabaseUnavailable:
+            return  # the next renewal says so
+        for one in held:
+            _note(one, wanted.get(one.claim.job_key, Intent.CANCEL))
 
     def _write(self, connection: Connection, held: list[Held]) -> dict[int, Intent]:
         workers.seen(connection, self.worker_id, self.describe(), held[0].claim.key if held else None)
@@ -135,6 +156,11 @@ class Heartbeat:
         for one in held:
             transact(self.engine, partial(_release, claim=one.claim), patience=2.0)
             one.reason = "lost"
+
+
+def _note(one: Held, wanted: Intent) -> None:
+    if one.reason is None and wanted is not Intent.RUN:
+        one.reason = "cancel" if wanted is Intent.CANCEL else "pause"
 
 
 def _release(connection: Connection, claim: Claim) -> bool:

@@ -26,7 +26,8 @@ from db.corpora import store_directory
 from db.engine import Engine as Database
 from db.engine import reading, transact
 from db.jobs import Job
-from db.results import row_of
+from db.results import ResultRow, kept, result_of, row_of
+from db.shards import Claim
 from worker.engines.base import Engine, Usage, Work
 from worker.heartbeat import Heartbeat, Held
 
@@ -48,12 +49,13 @@ class Models(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Ready:
-    """A claimed shard whose documents are read and tokenized."""
+    """A claimed shard whose documents are read and tokenized, without those of it that are `kept` from before."""
 
     held: Held
     job: Job
     params: Params
     documents: list[Document]
+    kept: list[ResultRow]
     engine: Engine[Any]
     work: Work[Any]
     results: list[Result] = field(default_factory=list)
@@ -66,7 +68,7 @@ class Ready:
     def may_follow(self, first: Ready) -> bool:
         """Whether an engine may take it up while `first` is still running."""
         alike = self.engine is first.engine and self.job.key == first.job.key
-        return alike and not self.suspect and not first.suspect
+        return alike and bool(self.documents) and not self.suspect and not first.suspect
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class Done:
     job: Job
     params: Params
     documents: list[Document]
+    kept: list[ResultRow]
     usage: Usage
     runtime: dict[str, Any]
     results: list[Result]
@@ -130,9 +133,13 @@ class Runner:
             engine = self._models.get(job.model, job.task, params)
         with usage.phase("read"):
             documents = self._documents(job, claim.slice)
-        prepared = engine.prepare(documents, params, usage)
+            before = self._kept(claim)
+            done = {row.position for row in before}
+            documents = [document for document in documents if document.position not in done]
+        # a half of a shard that was opened again may hold nothing but what had succeeded
+        prepared = engine.prepare(documents, params, usage) if documents else None
         work = Work(prepared, usage, held.stopped)
-        return Ready(held=held, job=job, params=params, documents=documents, engine=engine, work=work)
+        return Ready(held=held, job=job, params=params, documents=documents, kept=before, engine=engine, work=work)
 
     def _documents(self, job: Job, piece: Slice) -> list[Document]:
         try:
@@ -143,6 +150,13 @@ class Runner:
                 "directory that the API writes to."
             ) from error
         return list(store.documents(piece.start, piece.stop))
+
+    def _kept(self, claim: Claim) -> list[ResultRow]:
+        """What succeeded of a shard before it was opened again."""
+        if not claim.kept:
+            return []
+        with reading(self._database) as connection:
+            return kept(connection, claim.job_key, claim.slice)
 
     def _job(self, job_key: int) -> Job:
         if job_key not in self._jobs:
@@ -156,13 +170,13 @@ class Runner:
         if held.reason == "lost":
             self._heartbeat.drop(held)
             return None
-        if held.reason == "drain" and len(ready.results) < len(ready.documents):
+        if held.reason in {"drain", "pause"} and len(ready.results) < len(ready.documents):
             self._try(lambda: transact(self._database, lambda connection: shards.release(connection, held.claim)))
             self._heartbeat.drop(held)
             return None
         return Done(
-            held=held, job=ready.job, params=ready.params, documents=ready.documents, usage=ready.work.usage,
-            runtime=ready.engine.runtime, results=ready.results,
+            held=held, job=ready.job, params=ready.params, documents=ready.documents, kept=ready.kept,
+            usage=ready.work.usage, runtime=ready.engine.runtime, results=ready.results,
         )  # fmt: skip
 
     def save(self, done: Done) -> None:
@@ -172,7 +186,11 @@ class Runner:
             results = sorted(done.results, key=lambda result: result.position)
             with usage.phase("evaluate"):
                 statistics = evaluation.document_statistics(done.job.task, done.documents, results, done.params)
-                partial = evaluation.partial_of(done.job.task, results, statistics, done.params)
+                # the shard's partial is of all its documents, those that had succeeded before it was opened again too
+                everything = [*results, *(result_of(row) for row in done.kept)]
+                partial = evaluation.partial_of(
+                    done.job.task, everything, [*statistics, *(row.statistics for row in done.kept)], done.params
+                )
             rows = [row_of(result, one) for result, one in zip(results, statistics, strict=True)]
             usage.seconds["write"] = self._writing.pop(done.job.key, 0.0)
             started = time.perf_counter()

@@ -77,6 +77,9 @@ class Serving:
             return following.work
 
         self._look_ahead(first)
+        if not first.documents:
+            self._end(first)
+            return
         try:
             for step in steps(first.engine, first.work, more):
                 running[id(step.work)].results.extend(step.results)
