@@ -14,18 +14,17 @@ from flask_openapi.openapi import OpenAPI
 import corpusmill
 from api import corpora, health, jobs, models, problems, results, security
 from api.problems import Problem
+from api.recent import Recent
 from api.state import State
 from broker.doorbell import Doorbell
 from catalog import Catalog
 from corpusmill.settings import Settings, refuse_open, settings_from
 from db.engine import create_engine
 
-_PROBLEM = {
-    "description": "Problem details (RFC 9457)",
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}
 #: Largest JSON body; uploads of corpora are streamed and have a limit of their own.
 MOST_JSON_BYTES = 64 << 20
+#: How old gauges and the metrics of a running job may be.
+_RECENT_SECONDS = 2.0
 
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
@@ -44,7 +43,6 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         ),
         validation_error_model=Problem,
         validation_error_callback=problems.on_invalid,
-        responses={"422": _PROBLEM, "default": _PROBLEM},
         security_schemes={"key": {"type": "http", "scheme": "bearer"}},
         doc_ui=False,
         template_folder="web",
@@ -60,10 +58,11 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         doorbell=Doorbell(settings),
         # At most half the threads wait for a job to change, so that there is always one to answer.
         waiting=threading.BoundedSemaphore(max(1, settings.api_threads // 2)),
+        recent=Recent(_RECENT_SECONDS),
     )
     problems.register(app)
     security.register(app, settings)
     for module in (corpora, jobs, results, models):
         app.register_api(module.blueprint)
-    health.register(app)
+    health.register(app, settings)
     return app

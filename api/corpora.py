@@ -13,9 +13,11 @@ from flask import Response, request
 from flask_openapi.models.request_body import RequestBody
 
 import db.corpora as rows
+import db.idempotency as keys
 from api import uploads
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
+from api.idempotency import Idempotency, idempotency_of, key_of
 from api.schemas import (
     CorpusList,
     CorpusPath,
@@ -31,7 +33,7 @@ from corpora import Store, Upload, upload_of
 from corpusmill.errors import DatabaseUnavailable, InvalidRequest, StorageFull
 from corpusmill.ids import new_id
 from db import files, ingest
-from db.engine import reading, transact
+from db.engine import Connection, reading, transact
 
 blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
 
@@ -60,28 +62,50 @@ def upload(query: UploadQuery) -> Response:
     """Upload a corpus
 
     The body is the file; its Content-Type gives the format, and `Content-Encoding: gzip` or `zstd` is honoured. The answer
-    comes when the documents are read, or for a very large file with the status `validating`."""
+    comes when the documents are read, or for a very large file with the status `validating`. With an `Idempotency-Key` a
+    repetition of the same file within 24 hours answers with the first corpus."""
     here = state()
     most = here.settings.max_upload_bytes
+    key_of(request)  # a bad key is refused before the file comes
     file = uploads.incoming(request, most=most)
     kind = upload_of(file.content_type, file.encoding, file.filename)
     corpus_id = new_id("corpus")
     path = rows.upload_path(here.data_dir, corpus_id)
     received = uploads.receive(file, path, most=most)
-    try:
-        transact(
-            here.database,
-            lambda connection: rows.create(
-                connection, id=corpus_id, name=query.name or file.filename, format=kind.format, encoding=kind.encoding,
-                bytes=received.bytes, sha256=received.sha256, options=query.model_dump(exclude={"name"}),
-            ),
+    once = idempotency_of(request, f"{kind.format} {kind.encoding} {received.sha256}")
+
+    def write(connection: Connection) -> str:
+        if once is not None and not keys.claim(connection, once.key, once.fingerprint, corpus_id):
+            made = keys.recall(connection, once.key, once.fingerprint)
+            if made is not None and made.id != corpus_id:
+                return made.id
+        rows.create(
+            connection, id=corpus_id, name=query.name or file.filename, format=kind.format, encoding=kind.encoding,
+            bytes=received.bytes, sha256=received.sha256, options=query.model_dump(exclude={"name"}),
         )  # fmt: skip
+        return corpus_id
+
+    try:
+        made = transact(here.database, write)
+        if made != corpus_id:
+            files.remove_corpus(here.data_dir, corpus_id)
+            return _created(here, made)
         _ingest(here, corpus_id, received.bytes, kind)
     except (DatabaseUnavailable, StorageFull):
         # Nothing half-made may be left: the caller is told to send it again.
         files.remove_corpus(here.data_dir, corpus_id)
-        transact(here.database, lambda connection: rows.remove(connection, corpus_id))
+        transact(here.database, lambda connection: _take_back(connection, corpus_id, once))
         raise
+    return _created(here, corpus_id)
+
+
+def _take_back(connection: Connection, corpus_id: str, once: Idempotency | None) -> None:
+    rows.remove(connection, corpus_id)
+    if once is not None:
+        keys.forget(connection, once.key)
+
+
+def _created(here: State, corpus_id: str) -> Response:
     with reading(here.database) as connection:
         corpus = rows.get(connection, corpus_id)
     return answer(corpus_view(corpus), 201, Location=f"/api/v1/corpora/{corpus_id}")

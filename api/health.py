@@ -1,10 +1,11 @@
 """Routes for machines that watch and people who look: health, Prometheus metrics, the front page and the documentation.
 
-Knows what the parts say of themselves. Must not know corpora or jobs but by number.
+Knows what the parts say of themselves. Must not know what a job does.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,27 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 
 import corpusmill
 from api.blueprint import answer
+from api.document import document
 from api.state import State, state
+from api.views import job_view
 from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable
+from corpusmill.settings import Settings
+from db import jobs as job_rows
 from db import overview
 from db.engine import at_head, reading
 
 log = structlog.get_logger(__name__)
 _WEB = Path(__file__).parent / "web"
+#: Jobs on the front page, the newest.
+_LATEST = 10
 
 
-def register(app: OpenAPI) -> None:
+def register(app: OpenAPI, settings: Settings) -> None:
     """Add these routes, which stand outside `/api/v1`."""
     app.add_url_rule("/healthz", "healthz", healthz)
     app.add_url_rule("/readyz", "readyz", readyz)
     app.add_url_rule("/metrics", "metrics", prometheus)
-    app.add_url_rule("/openapi.json", "openapi", lambda: app.api_doc)
+    app.add_url_rule("/openapi.json", "openapi", cache(lambda: document(app, keyed=bool(settings.api_key))))
     app.add_url_rule("/docs", "docs", lambda: render_template("docs.html"))
     app.add_url_rule("/", "index", index)
     app.add_url_rule("/assets/<path:name>", "assets", lambda name: send_from_directory(_WEB, name))
@@ -67,11 +74,10 @@ def _checks(here: State) -> dict[str, str]:
 
 
 def prometheus() -> Response:
-    """Gauges for Prometheus, read from the database at each scrape."""
+    """Gauges for Prometheus, read from the database; those who scrape more often get figures a few seconds old."""
     here = state()
     registry = CollectorRegistry()
-    with reading(here.database) as connection:
-        counted = overview.count(connection)
+    counted = here.recent.get("overview", lambda: _counted(here))
     for name, description, label, values in (
         ("corpusmill_jobs", "Jobs by status", "status", counted.jobs),
         ("corpusmill_shards", "Shards of open jobs by state", "state", counted.shards),
@@ -95,6 +101,12 @@ def index() -> str:
     here = state()
     context: dict[str, Any] = {"version": corpusmill.__version__, "checks": _checks(here), "counted": None}
     if not here.settings.api_key and context["checks"]["database"] == "ok":
+        context["counted"] = here.recent.get("overview", lambda: _counted(here))
         with reading(here.database) as connection:
-            context["counted"] = overview.count(connection)
+            context["latest"] = [job_view(job) for job in job_rows.page(connection, before=None, limit=_LATEST)]
     return render_template("index.html", **context)
+
+
+def _counted(here: State) -> overview.Overview:
+    with reading(here.database) as connection:
+        return overview.count(connection)

@@ -5,17 +5,21 @@ Knows requests and answers. Must not know shards, leases or formulas.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from flask import Response, request
 
 import db.corpora as corpus_rows
+import db.idempotency as keys
 import db.jobs as rows
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
+from api.idempotency import Idempotency, idempotency_of
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
 from api.views import etag_of, job_view, page_view, report_view
@@ -40,26 +44,54 @@ _POLL_SECONDS = 0.25
 def submit(body: JobRequest) -> Response:
     """Submit a job
 
-    The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run."""
+    The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run. With an
+    `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job."""
     here = state()
+    once = idempotency_of(request, hashlib.sha256(request.get_data()).hexdigest())
+    if once is not None and (first := _first_answer(here, once)) is not None:
+        return _accepted(first)
     model = here.catalog.resolve(body.model, body.revision)
     params = here.catalog.check(model, body.task, parse_params(body.task, body.params))
     corpus = _inline(here, body.documents) if body.documents is not None else _corpus(here, body.corpus or "")
     job_id = new_id("job")
     slices = planning.slices(here.settings, corpus, body.task)
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> dict[str, Any] | None:
+        if once is not None and not keys.claim(connection, once.key, once.fingerprint, job_id):
+            made = keys.recall(connection, once.key, once.fingerprint)
+            # a repetition of this transaction after a lost answer finds its own key
+            if made is not None and made.id != job_id:
+                return None
         rows.create(
             connection, id=job_id, name=body.name, task=body.task, model=model, corpus=corpus,
             params=params.model_dump(mode="json", exclude_none=False), priority=body.priority, metadata=body.metadata,
             slices=slices,
         )  # fmt: skip
-
-    transact(here.database, write)
-    _ring(here)
-    with reading(here.database) as connection:
         view = _view(connection, rows.get(connection, job_id))
-    return answer(view, 202, Location=f"/api/v1/jobs/{job_id}", ETag=f'"{etag_of(view)}"')
+        if once is not None:
+            keys.keep_answer(connection, once.key, view)
+        return view
+
+    view = transact(here.database, write)
+    if view is None:  # another request with the same key came first by a moment
+        if corpus.inline:
+            transact(here.database, lambda connection: corpus_rows.remove(connection, corpus.id))
+            files.remove_corpus(here.data_dir, corpus.id)
+        first = _first_answer(here, once) if once is not None else None
+        assert first is not None, "the other request's key and answer were committed together"
+        return _accepted(first)
+    _ring(here)
+    return _accepted(view)
+
+
+def _first_answer(here: State, once: Idempotency) -> dict[str, Any] | None:
+    with reading(here.database) as connection:
+        made = keys.recall(connection, once.key, once.fingerprint)
+    return dict(made.answer) if made is not None and made.answer is not None else None
+
+
+def _accepted(view: dict[str, Any]) -> Response:
+    return answer(view, 202, Location=f"/api/v1/jobs/{view['id']}", ETag=f'"{etag_of(view)}"')
 
 
 @blueprint.get("/jobs", responses={200: JobList})
@@ -94,8 +126,38 @@ def cancel(path: JobPath) -> Response:
     """Cancel a job
 
     Documents that have ended keep their results; the others end as `cancelled`, those on a device after their batch."""
+    return _move(path, rows.request_cancel)
+
+
+@blueprint.post("/jobs/<string:job_id>/pause", responses={202: JobResponse})
+def pause(path: JobPath) -> Response:
+    """Pause a job
+
+    No more of it is started, and what is on a device goes back into the queue after its batch, unharmed."""
+    return _move(path, rows.request_pause)
+
+
+@blueprint.post("/jobs/<string:job_id>/resume", responses={202: JobResponse})
+def resume(path: JobPath) -> Response:
+    """Let a paused job go on"""
+    moved = _move(path, rows.request_resume)
+    _ring(state())
+    return moved
+
+
+@blueprint.post("/jobs/<string:job_id>/retry", responses={202: JobResponse})
+def retry(path: JobPath) -> Response:
+    """Run the failed documents of a job again
+
+    What succeeded stays, and the metrics are computed again when the job ends."""
+    moved = _move(path, rows.retry)
+    _ring(state())
+    return moved
+
+
+def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
     here = state()
-    transact(here.database, lambda connection: rows.request_cancel(connection, path.job_id))
+    transact(here.database, lambda connection: move(connection, path.job_id))
     return answer(_read(here, path.job_id), 202)
 
 
@@ -115,12 +177,17 @@ def get_metrics(path: JobPath) -> dict[str, Any]:
     here = state()
     with reading(here.database) as connection:
         job = rows.get(connection, path.job_id)
-        if job.status not in ENDED:
-            return report_view(metrics.live(connection, job))
+    if job.status not in ENDED:
+        return here.recent.get(("live metrics", job.key), lambda: _live(here, job))
     if not job.evaluated:
         metrics.evaluate(here.database, job.key)
     with reading(here.database) as connection:
         return report_view(metrics.stored(connection, rows.get(connection, path.job_id)))
+
+
+def _live(here: State, job: Job) -> dict[str, Any]:
+    with reading(here.database) as connection:
+        return report_view(metrics.live(connection, job))
 
 
 def _corpus(here: State, corpus_id: str) -> Corpus:

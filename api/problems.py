@@ -6,14 +6,16 @@ the request's id and answered with that id alone.
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 
 import structlog
 from flask import Flask, Response, g, request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from corpora.values import kind_of
 from corpusmill import errors
 from corpusmill.tasks import faults_of
 
@@ -31,6 +33,8 @@ STATUSES: dict[type[errors.CorpusmillError], int] = {
     errors.Forbidden: 403,
 }
 RETRY_AFTER_SECONDS = 5
+#: What a disk says that is full, or was put into read-only mode after a fault.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 class Fault(BaseModel):
@@ -70,10 +74,32 @@ def on_invalid(error: ValidationError) -> Response:
     """A body or query that pydantic refused."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["loc"] == () and first["type"] in {"model_type", "model_attributes_type"}:
-        return problem(400, "Bad Request", "The body must be a JSON object.", "invalid_json")
+        return _no_object()
     faults = tuple(faults_of(error, _MODELS.get(error.title, BaseModel)))
     detail = "The request is not valid: " + "; ".join(f"{fault.pointer}: {fault.message}" for fault in faults[:5])
     return problem(422, "Unprocessable Content", detail, "invalid_request", faults)
+
+
+def _no_object() -> Response:
+    """A body that is no JSON object, with what it is instead."""
+    if not request.is_json:
+        given = f"not as {request.mimetype}" if request.mimetype else "and say so"
+        detail = f"Send the body as `Content-Type: application/json`, {given}."
+        return problem(415, _TITLES[415], detail, errors.UnsupportedFormat.code)
+    body = request.get_data()
+    try:
+        value = json.loads(body)
+    except UnicodeDecodeError as error:
+        detail = f"The body is not UTF-8 at byte {error.start + 1}."
+    except json.JSONDecodeError as error:
+        detail = f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
+    except (ValueError, RecursionError):
+        detail = "The body is not JSON that can be read: a number is too long, or values are nested too deeply."
+    else:
+        detail = f"The body must be a JSON object, not {kind_of(value)}."
+    return problem(
+        400, "Bad Request", detail if body else "The body is empty; it must be a JSON object.", "invalid_json"
+    )
 
 
 _MODELS: dict[str, type[BaseModel]] = {}
@@ -113,17 +139,34 @@ def register(app: Flask) -> None:
         code = "not_found" if status == 404 else error.name.lower().replace(" ", "_")
         if status == 400 and isinstance(error.__cause__ or error.__context__, json.JSONDecodeError):
             code = "invalid_json"
-        response = problem(status, error.name, error.description or error.name, code)
+        response = problem(status, error.name, _said(error), code)
         for name, value in error.get_headers():
             if name in {"Allow", "Retry-After"}:
                 response.headers[name] = value
         return response
+
+    @app.errorhandler(OSError)
+    def _disk(error: OSError) -> Response:
+        if error.errno not in _NO_ROOM:
+            return _unforeseen(error)
+        return _ours(errors.StorageFull("The disk of the data directory takes nothing more: nothing of this was kept."))
 
     @app.errorhandler(Exception)
     def _unforeseen(error: Exception) -> Response:
         log.error("request failed", path=request.path, exc_info=error)
         detail = f"Something went wrong here; the server's log has it under {g.get('request_id', '')}."
         return problem(500, "Internal Server Error", detail, "internal")
+
+
+def _said(error: HTTPException) -> str:
+    """What is said of an error that the framework found."""
+    if isinstance(error, NotFound):
+        return f"There is nothing at {request.path}; /docs lists what there is."
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        *others, last = sorted(error.valid_methods)
+        known = f"{', '.join(others)} and {last}" if others else last
+        return f"{request.path} answers to {known}, not to {request.method}."
+    return error.description or error.name
 
 
 _TITLES = {

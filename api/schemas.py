@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from api.problems import names_fields
 from corpusmill.status import Status
@@ -28,24 +28,48 @@ class InlineDocument(_Request):
     model_config = ConfigDict(extra="allow")
 
     text: str
-    text_pair: str | None = None
-    id: str | int | None = None
-    reference: str | bool | int | float | list[str] | None = None
+    text_pair: Annotated[str | None, Field(description="The second text of a pair.")] = None
+    id: Annotated[str | int | None, Field(description="Its own id; without one, its position.")] = None
+    reference: Annotated[
+        str | bool | int | float | list[str] | None,
+        Field(description="A gold label, a list of labels, a reference text, or a list of them."),
+    ] = None
+
+
+_JOB_EXAMPLE: dict[str, JsonValue] = {
+    "task": "classification",
+    "model": "demo/classifier",
+    "documents": [{"id": "a", "text": "A warm and funny film.", "reference": "positive"}],
+    "params": {"top_k": 2},
+}
 
 
 @names_fields
 class JobRequest(_Request):
     """What to do (task, model, parameters) with which documents (a corpus, or the documents themselves)."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_JOB_EXAMPLE]})
+
     task: Task
-    model: Annotated[str, Field(min_length=1, max_length=200)]
-    revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    corpus: str | None = None
-    documents: Annotated[list[InlineDocument], Field(min_length=1, max_length=MOST_INLINE_DOCUMENTS)] | None = None
-    name: Annotated[str, Field(max_length=200)] | None = None
-    params: dict[str, Any] = {}
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    metadata: dict[str, Any] = {}
+    model: Annotated[
+        str, Field(min_length=1, max_length=200, description="A model's id: `GET /models` has those here.")
+    ]
+    revision: Annotated[
+        Annotated[str, Field(min_length=1, max_length=100)] | None,
+        Field(description="The model's commit, tag or branch; without one, the newest."),
+    ] = None
+    corpus: Annotated[str | None, Field(description="The id of a corpus; or else `documents`.")] = None
+    documents: Annotated[
+        Annotated[list[InlineDocument], Field(min_length=1, max_length=MOST_INLINE_DOCUMENTS)] | None,
+        Field(description="The documents themselves, for a small job; or else `corpus`."),
+    ] = None
+    name: Annotated[Annotated[str, Field(max_length=200)] | None, Field(description="A name for people.")] = None
+    params: Annotated[
+        dict[str, Any],
+        Field(description="Parameters of the task; the job's answer has all in force, with the defaults."),
+    ] = {}
+    priority: Annotated[int, Field(ge=-100, le=100, description="Jobs of higher priority run first.")] = 0
+    metadata: Annotated[dict[str, Any], Field(description="Kept with the job and given back, never read.")] = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> JobRequest:
@@ -58,34 +82,45 @@ class JobRequest(_Request):
 class UploadQuery(_Request):
     """How the fields of an upload are to be read."""
 
-    name: Annotated[str, Field(max_length=200)] | None = None
-    text_field: Annotated[str, Field(min_length=1)] = "text"
-    text_pair_field: Annotated[str, Field(min_length=1)] | None = None
-    id_field: Annotated[str, Field(min_length=1)] = "id"
-    reference_field: Annotated[str, Field(min_length=1)] = "reference"
+    name: Annotated[
+        Annotated[str, Field(max_length=200)] | None,
+        Field(description="A name for people; the file's, where it has one."),
+    ] = None
+    text_field: Annotated[str, Field(min_length=1, description="Field of the text.")] = "text"
+    text_pair_field: Annotated[
+        Annotated[str, Field(min_length=1)] | None,
+        Field(description="Field of a second text, for models that judge pairs; none by default."),
+    ] = None
+    id_field: Annotated[str, Field(min_length=1, description="Field of the document's own id.")] = "id"
+    reference_field: Annotated[str, Field(min_length=1, description="Field of the gold label or text.")] = "reference"
 
 
 @names_fields
 class PageQuery(_Request):
     """A page of a list."""
 
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    cursor: Annotated[str, Field(pattern=r"^\d{1,18}$")] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000, description="Most to answer with.")] = 100
+    cursor: Annotated[
+        Annotated[str, Field(pattern=r"^[0-9]{1,18}$")] | None, Field(description="`next_cursor` of the page before.")
+    ] = None
 
 
 @names_fields
 class JobsQuery(PageQuery):
     """A page of jobs; `status` may be repeated."""
 
-    status: list[Status] | None = None
-    task: Task | None = None
+    status: Annotated[list[Status] | None, Field(description="Only jobs of this status; may be repeated.")] = None
+    task: Annotated[Task | None, Field(description="Only jobs of this task.")] = None
 
 
 @names_fields
 class JobQuery(_Request):
     """Seconds to wait for the job to change (at most 60), from what `If-None-Match` names or from now."""
 
-    wait: Annotated[float, Field(ge=0, le=60)] | None = None
+    wait: Annotated[
+        Annotated[float, Field(ge=0, le=60)] | None,
+        Field(description="Seconds to hold the answer while the job does not change."),
+    ] = None
 
 
 @names_fields
@@ -93,9 +128,9 @@ class ResultsQuery(PageQuery):
     """A page of results."""
 
     status: Literal["succeeded", "failed", "cancelled"] | None = None
-    label: str | None = None
-    min_score: float | None = None
-    max_score: float | None = None
+    label: Annotated[str | None, Field(description="Only documents with this label.")] = None
+    min_score: Annotated[float | None, Field(description="Only documents with this score or a higher one.")] = None
+    max_score: Annotated[float | None, Field(description="Only documents with this score or a lower one.")] = None
 
 
 @names_fields
@@ -104,8 +139,8 @@ class ExportQuery(_Request):
     spreadsheet would run as formulas as they are."""
 
     format: Literal["jsonl", "csv", "parquet"] = "jsonl"
-    partial: bool = False
-    raw: bool = False
+    partial: Annotated[bool, Field(description="What is there before the job has ended.")] = False
+    raw: Annotated[bool, Field(description="CSV cells that a spreadsheet would run as formulas, as they are.")] = False
 
 
 class CorpusPath(BaseModel):

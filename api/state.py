@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flask import current_app
 
+from api.recent import Recent
 from broker.doorbell import Doorbell
 from catalog import Catalog
 from corpusmill.settings import Settings
@@ -19,13 +20,15 @@ from db.engine import Engine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The application's parts. `waiting` holds the threads that may be kept waiting for a job to change."""
+    """The application's parts. `waiting` holds the threads that may be kept waiting for a job to change, `recent` figures
+    over many rows that are asked for again and again."""
 
     settings: Settings
     database: Engine
     catalog: Catalog
     doorbell: Doorbell
     waiting: threading.BoundedSemaphore = field(repr=False)
+    recent: Recent = field(repr=False)
 
     @property
     def data_dir(self) -> Path:

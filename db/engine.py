@@ -5,6 +5,7 @@ Knows the two dialects' habits. Must not know any table but Alembic's own.
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from sqlalchemy import Connection, Engine, Float, event, exc, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from corpusmill.errors import DatabaseUnavailable
+from corpusmill.errors import DatabaseUnavailable, InvalidSettings
 
 __all__ = [
     "Connection",
@@ -58,7 +59,10 @@ def _postgresql_now(*_: Any, **__: Any) -> str:
 
 
 def create_engine(url: str, *, pool_size: int = 5) -> Engine:
-    """An engine for a SQLite file (WAL, foreign keys) or PostgreSQL (psycopg 3); nothing is connected yet."""
+    """An engine for a SQLite file (WAL, foreign keys) or PostgreSQL (psycopg 3); nothing is connected yet.
+
+    Raises InvalidSettings where the driver is not installed.
+    """
     if url.startswith("sqlite"):
         engine = sqlalchemy.create_engine(
             url, connect_args={"timeout": 30.0, "check_same_thread": False}, pool_size=pool_size, max_overflow=20
@@ -66,6 +70,10 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
+    if importlib.util.find_spec("psycopg") is None:
+        raise InvalidSettings(
+            "CORPUSMILL_DATABASE_URL names PostgreSQL, and its driver is not installed: pip install 'corpusmill[postgres]'."
+        )
     return sqlalchemy.create_engine(
         url, pool_pre_ping=True, pool_size=pool_size, max_overflow=20,
         connect_args={"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3},

@@ -20,7 +20,9 @@ ORPHAN_SECONDS = 3_600.0
 
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     """Delete a corpus's files, whole or half-made."""
-    upload_path(data_dir, corpus_id).unlink(missing_ok=True)
+    upload = upload_path(data_dir, corpus_id)
+    for path in (upload, upload.with_suffix(".part")):
+        path.unlink(missing_ok=True)
     remove_store(store_directory(data_dir, corpus_id))
 
 

@@ -92,6 +92,7 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
         max_upload_bytes=settings.max_upload_bytes,
         max_document_bytes=settings.max_document_bytes,
         max_expansion=settings.max_expansion,
+        parquet_seconds=settings.parquet_seconds,
     )
     upload = Upload(Format(corpus.format), Encoding(corpus.encoding) if corpus.encoding else None)
     outcome: dict[str, Any]

@@ -308,10 +308,12 @@ def open_without_shards(connection: Connection) -> list[int]:
 
 
 def record_runtime(connection: Connection, job_key: int, runtime: Mapping[str, Any]) -> None:
-    """Keep what shaped the job's outputs, as the first worker that ran a shard of it reports."""
-    connection.execute(
-        update(jobs).where(jobs.c.key == job_key, jobs.c.runtime.is_(None)).values(runtime=dict(runtime))
-    )
+    """Keep what shaped the job's outputs, as the first worker that ran a shard of it reports; with the shard that holds
+    the first documents may come their `agreement` with the plain model's, which replaces it."""
+    wanted = [jobs.c.key == job_key]
+    if "agreement" not in runtime:
+        wanted.append(jobs.c.runtime.is_(None))
+    connection.execute(update(jobs).where(*wanted).values(runtime=dict(runtime)))
 
 
 def remove(connection: Connection, job_id: str) -> Corpus | None:

@@ -171,3 +171,15 @@ workers = Table(
     Column("started_at", Float, nullable=False),
     Column("seen_at", Float, nullable=False),
 )
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", String(255), primary_key=True),
+    # Of the request that came with the key first: another request with the same key is a mistake.
+    Column("fingerprint", String(64), nullable=False),
+    # The id of what the request made, and its answer where that is kept word for word.
+    Column("made", String(40), nullable=False),
+    Column("answer", Json),
+    Column("created_at", Float, nullable=False, index=True),
+)

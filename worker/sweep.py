@@ -23,11 +23,12 @@ from corpusmill.documents import failed
 from corpusmill.errors import CorpusmillError, DocumentError, LeaseLost
 from corpusmill.settings import Settings
 from corpusmill.tasks import PARAMS
-from db import corpora, files, ingest, jobs, metrics, planning, shards, workers
+from db import corpora, files, idempotency, ingest, jobs, metrics, planning, shards, workers
 from db.corpora import store_directory
 from db.engine import Engine, create_engine, reading, transact
 from db.results import row_of
 from db.shards import Claim
+from worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
@@ -136,6 +137,7 @@ class Sweeper:
             return
         self._tidied = time.monotonic()
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
+        transact(self.database, idempotency.forget_old)
         remove_partials(self.settings.data_dir / "corpora")
         with reading(self.database) as connection:
             left = files.orphans(connection, self.settings.data_dir)
@@ -153,6 +155,8 @@ def main(settings: Settings) -> None:
         settings=settings, database=create_engine(settings.database, pool_size=2), doorbell=Doorbell(settings)
     )
     log.info("sweeping", every=settings.sweep_seconds)
+    pulse = Pulse(settings.pulse_file)
     while not ended.is_set():
         sweeper.sweep()
+        pulse.beat()
         ended.wait(settings.sweep_seconds)

@@ -4,6 +4,10 @@ window.addEventListener("load", () => {
     url: "/openapi.json",
     dom_id: "#documentation",
     deepLinking: true,
+    // Its default sends the document's address to a validator on the internet.
+    validatorUrl: null,
+    // Our models have long lists of fields; the operations are what is looked for.
+    defaultModelsExpandDepth: 0,
     presets: [SwaggerUIBundle.presets.apis],
   });
 });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,14 @@ from .stack import Stack, started
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running `corpusmill up` with SQLite and the embedded broker."""
-    with started(tmp_path_factory.mktemp("stack"), sweep_seconds="1") as running:
+def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory below which the running system looks for models; tests write theirs into it."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, models_root: Path) -> Iterator[Stack]:
+    """A running `corpusmill up` with SQLite and the embedded broker, whose shards are small enough to be several."""
+    settings = {"sweep_seconds": "1", "shard_documents": "32", "models_root": str(models_root)}
+    with started(tmp_path_factory.mktemp("stack"), **settings) as running:
         yield running

@@ -1,0 +1,74 @@
+"""Idempotency keys: what a request made, so that its repetition makes nothing more.
+
+Knows the table `idempotency`. Must not know requests: they come as a key and a fingerprint.
+
+A key is written in the transaction that makes the thing, so that there is never the one without the other; of two requests
+at one time the database lets the second wait for the first, and then see its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from corpusmill.errors import InvalidRequest
+from db.engine import db_now
+from db.tables import idempotency
+
+#: For how long a key is remembered.
+KEPT_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What the first request with a key made: its id, and its answer where that was kept."""
+
+    id: str
+    answer: Mapping[str, Any] | None
+
+
+def recall(connection: Connection, key: str, fingerprint: str) -> Made | None:
+    """What was made with a key in the last 24 hours. Raises InvalidRequest where another request used the key."""
+    row = connection.execute(
+        select(idempotency.c.fingerprint, idempotency.c.made, idempotency.c.answer).where(
+            idempotency.c.key == key, idempotency.c.created_at > db_now() - KEPT_SECONDS
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.fingerprint != fingerprint:
+        raise InvalidRequest(
+            "This Idempotency-Key came with another request before: use a new key for each request, and the same one only "
+            "to repeat it.", code="idempotency_key_reused",
+        )  # fmt: skip
+    return Made(id=row.made, answer=row.answer)
+
+
+def claim(connection: Connection, key: str, fingerprint: str, made: str) -> bool:
+    """Note that `made` is what comes of this key, or say that it is taken, in which case `recall` says by what."""
+    connection.execute(
+        delete(idempotency).where(idempotency.c.key == key, idempotency.c.created_at <= db_now() - KEPT_SECONDS)
+    )
+    values = {"key": key, "fingerprint": fingerprint, "made": made, "created_at": db_now()}
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    written = connection.execute(dialect.insert(idempotency).values(**values).on_conflict_do_nothing())
+    return bool(written.rowcount)
+
+
+def keep_answer(connection: Connection, key: str, answer: Mapping[str, Any]) -> None:
+    """Keep the answer to a claimed key word for word."""
+    connection.execute(update(idempotency).where(idempotency.c.key == key).values(answer=dict(answer)))
+
+
+def forget(connection: Connection, key: str) -> None:
+    """Delete a key: what it made was taken back."""
+    connection.execute(delete(idempotency).where(idempotency.c.key == key))
+
+
+def forget_old(connection: Connection) -> int:
+    """Delete the keys that have had their time. Returns how many."""
+    return connection.execute(delete(idempotency).where(idempotency.c.created_at <= db_now() - KEPT_SECONDS)).rowcount
