@@ -12,7 +12,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 import corpusmill
-from api import corpora, health, jobs, models, problems, results, security
+from api import corpora, health, jobs, models, problems, results, security, workers
 from api.problems import Problem
 from api.recent import Recent
 from api.state import State
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     )
     problems.register(app)
     security.register(app, settings)
-    for module in (corpora, jobs, results, models):
+    for module in (corpora, jobs, results, models, workers):
         app.register_api(module.blueprint)
     health.register(app, settings)
     return app

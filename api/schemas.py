@@ -275,6 +275,37 @@ class ModelResponse(BaseModel):
     loaded_on: list[str]
 
 
+class LoadedModel(BaseModel):
+    id: str
+    revision: str
+
+
+class ShardInHand(BaseModel):
+    """Documents `start` (included) to `stop` (excluded) of a job."""
+
+    job: str
+    start: int
+    stop: int
+
+
+class WorkerResponse(BaseModel):
+    id: str
+    hostname: str
+    device: str
+    models: list[LoadedModel]
+    memory: dict[str, int] = Field(
+        description="Bytes: `resident` on the host; of a GPU `device_used` and `device_total`."
+    )
+    shard: ShardInHand | None
+    started_at: str
+    seen_at: str
+
+
+class WorkerList(BaseModel):
+    data: list[WorkerResponse]
+    next_cursor: str | None
+
+
 class CorpusList(BaseModel):
     data: list[CorpusResponse]
     next_cursor: str | None

@@ -18,6 +18,7 @@ from corpusmill.status import ENDED, Status, progress_of
 from db.corpora import Corpus
 from db.jobs import Job
 from db.results import ResultRow
+from db.workers import Worker
 from evaluation import Report
 
 
@@ -117,6 +118,16 @@ def model_view(info: ModelInfo, loaded_on: list[str]) -> dict[str, Any]:
     return {
         "id": info.id, "revision": info.revision, "tasks": list(info.tasks), "labels": list(info.labels),
         "source_langs": list(info.source_langs), "target_langs": list(info.target_langs), "loaded_on": loaded_on,
+    }  # fmt: skip
+
+
+def worker_view(worker: Worker) -> dict[str, Any]:
+    """A worker as it was last seen."""
+    job, start, stop = worker.shard or (None, None, None)
+    return {
+        "id": worker.id, "hostname": worker.hostname, "device": worker.device, "models": list(worker.models),
+        "memory": dict(worker.memory), "shard": {"job": job, "start": start, "stop": stop} if worker.shard else None,
+        "started_at": time_view(worker.started_at), "seen_at": time_view(worker.seen_at),
     }  # fmt: skip
 
 

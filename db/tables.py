@@ -168,6 +168,7 @@ workers = Table(
     Column("device", Text, nullable=False),
     Column("models", Json, nullable=False),
     Column("shard_key", Key),
+    Column("memory", Json),
     Column("started_at", Float, nullable=False),
     Column("seen_at", Float, nullable=False),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,25 @@ def total_bytes(device: Device) -> int:
     import torch
 
     return int(torch.cuda.get_device_properties(device.index).total_memory)
+
+
+def memory_use(device: Device) -> dict[str, int]:
+    """Bytes that this process holds on the host (`resident`), and of its GPU what is `used` by anybody and there in all.
+
+    It loads nothing: a process that has not used its GPU yet says nothing of it.
+    """
+    found = {}
+    status = Path("/proc/self/status")
+    if status.exists():
+        resident = re.search(r"^VmRSS:\s+(\d+) kB$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+        found = {"resident": int(resident[1]) * 1024} if resident else {}
+    if device.kind == "cuda" and "torch" in sys.modules:
+        import torch
+
+        if torch.cuda.is_initialized():
+            free, total = torch.cuda.mem_get_info(device.index)
+            found |= {"device_used": total - free, "device_total": total}
+    return found
 
 
 def _container_limit() -> int:

@@ -22,6 +22,7 @@ from corpusmill.status import Intent
 from db import shards, workers
 from db.engine import Connection, Engine, reading, transact
 from db.shards import Claim
+from worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,7 @@ class Heartbeat:
     lease: float
     drain_flag: Path | None
     describe: Callable[[], workers.Description]
+    pulse: Pulse = field(default_factory=lambda: Pulse(None))
     draining: bool = False
     _held: dict[int, Held] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,6 +67,7 @@ class Heartbeat:
     _parent: int = field(default_factory=os.getppid)
     _renew_at: float = 0.0
     _watch_at: float = 0.0
+    _said: int | None = None
     _give_back_at: float = math.inf
 
     def start(self) -> None:
@@ -93,6 +96,7 @@ class Heartbeat:
                 os._exit(1)  # the parent was killed: nobody would ever give this process work again
             try:
                 self._look()
+                self.pulse.beat()
             except Exception as error:
                 log.error("heartbeat failed", exc_info=error)
 
@@ -111,6 +115,8 @@ class Heartbeat:
         elif now >= self._watch_at:
             self._watch_at = now + WATCH_SECONDS
             self._watch()
+            if self._in_hand() != self._said:
+                self._renew()
 
     def _renew(self) -> None:
         with self._lock:
@@ -140,8 +146,14 @@ class Heartbeat:
         for one in held:
             _note(one, wanted.get(one.claim.job_key, Intent.CANCEL))
 
+    def _in_hand(self) -> int | None:
+        """The shard that has been held longest: the one in the model, or being saved."""
+        with self._lock:
+            return next(iter(self._held), None)
+
     def _write(self, connection: Connection, held: list[Held]) -> dict[int, Intent]:
-        workers.seen(connection, self.worker_id, self.describe(), held[0].claim.key if held else None)
+        self._said = held[0].claim.key if held else None
+        workers.seen(connection, self.worker_id, self.describe(), self._said)
         return shards.renew(connection, [one.claim for one in held], lease=self.lease)
 
     def _stop_all(self, reason: StopReason) -> None:

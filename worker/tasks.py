@@ -23,6 +23,7 @@ from db.engine import create_engine, transact
 from db.workers import Description
 from worker.app import BOOT, DRAIN
 from worker.heartbeat import Heartbeat
+from worker.pulse import Pulse
 from worker.runner import Runner
 from worker.serving import serve
 
@@ -39,7 +40,7 @@ def log_as_we_do(**_: Any) -> None:
 @worker_process_init.connect
 def start(**_: Any) -> None:
     """Put this child together, once: what an earlier child of the same parent held is given up by it."""
-    from worker.device import pick_device
+    from worker.device import memory_use, pick_device
     from worker.models import ModelCache
 
     settings = settings_from(os.environ)
@@ -53,10 +54,12 @@ def start(**_: Any) -> None:
         worker_id=worker_id,
         lease=settings.lease_seconds,
         drain_flag=Path(os.environ[DRAIN]),
+        pulse=Pulse(settings.pulse_file),
         describe=lambda: Description(
             hostname=socket.gethostname(),
             device=device.name,
             models=[{"id": name, "revision": revision} for name, revision in sorted(models.loaded())],
+            memory=memory_use(device),
         ),
     )
     lost = transact(database, lambda connection: shards.lapse(connection, f"{boot}:", but=worker_id), patience=60.0)

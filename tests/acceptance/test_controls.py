@@ -102,3 +102,20 @@ def test_the_same_upload_twice_with_one_key_is_one_corpus(stack: Stack) -> None:
     assert answers[0].json() == answers[1].json()
     stored = {path.name for path in (stack.data_dir / "corpora").iterdir()}
     assert not any(name.endswith((".part", ".upload")) for name in stored)
+
+
+def test_workers_say_what_they_hold(stack: Stack, corpus: str) -> None:
+    job = stack.submit(task="classification", model="echo", corpus=corpus, params={"delay_ms": 20})
+    shards = set()
+    for _ in range(200):
+        seen = stack.get("/workers")["data"]
+        shards |= {worker["shard"]["job"] for worker in seen if worker["shard"]}
+        if shards:
+            break
+        stack.get(f"/jobs/{job['id']}", wait=1)
+    assert shards == {job["id"]}
+    (worker,) = seen
+    assert worker["device"] == "cpu"
+    assert worker["memory"]["resident"] > 10 << 20
+    assert worker["started_at"] <= worker["seen_at"]
+    stack.wait(job["id"])
