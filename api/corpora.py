@@ -33,7 +33,7 @@ from corpora import Store, Upload, upload_of
 from corpusmill.errors import DatabaseUnavailable, InvalidRequest, StorageFull
 from corpusmill.ids import new_id
 from db import files, ingest
-from db.engine import Connection, reading, transact
+from db.engine import Connection, reading, settle, transact
 
 blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
 
@@ -81,7 +81,8 @@ def upload(query: UploadQuery) -> Response:
                 return made.id
         rows.create(
             connection, id=corpus_id, name=query.name or file.filename, format=kind.format, encoding=kind.encoding,
-            bytes=received.bytes, sha256=received.sha256, options=query.model_dump(exclude={"name"}),
+            bytes=received.bytes, sha256=received.sha256, options=query.model_dump(exclude={"name", "ttl_seconds"}),
+            ttl=query.ttl_seconds or here.settings.corpus_ttl_seconds or None,
         )  # fmt: skip
         return corpus_id
 
@@ -164,6 +165,7 @@ def delete_corpus(path: CorpusPath) -> Response:
     here = state()
     transact(here.database, lambda connection: rows.remove(connection, path.corpus_id))
     files.remove_corpus(here.data_dir, path.corpus_id)
+    settle(here.database)
     return Response(status=204)
 
 

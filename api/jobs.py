@@ -29,7 +29,7 @@ from corpusmill.status import ENDED, Status
 from corpusmill.tasks import parse_params
 from db import files, ingest, metrics, planning, shards
 from db.corpora import Corpus
-from db.engine import Connection, reading, transact
+from db.engine import Connection, reading, settle, transact
 from db.jobs import Job
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ def submit(body: JobRequest) -> Response:
         rows.create(
             connection, id=job_id, name=body.name, task=body.task, model=model, corpus=corpus,
             params=params.model_dump(mode="json", exclude_none=False), priority=body.priority, metadata=body.metadata,
-            slices=slices,
+            slices=slices, ttl=body.ttl_seconds or here.settings.job_ttl_seconds or None,
         )  # fmt: skip
         view = _view(connection, rows.get(connection, job_id))
         if once is not None:
@@ -165,9 +165,8 @@ def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
 def delete(path: JobPath) -> Response:
     """Delete a job with its results and metrics, whatever its state"""
     here = state()
-    corpus = transact(here.database, lambda connection: rows.remove(connection, path.job_id))
-    if corpus is not None:
-        files.remove_corpus(here.data_dir, corpus.id)
+    files.remove_job(here.database, here.data_dir, path.job_id)
+    settle(here.database)
     return Response(status=204)
 
 

@@ -70,6 +70,12 @@ class JobRequest(_Request):
     ] = {}
     priority: Annotated[int, Field(ge=-100, le=100, description="Jobs of higher priority run first.")] = 0
     metadata: Annotated[dict[str, Any], Field(description="Kept with the job and given back, never read.")] = {}
+    ttl_seconds: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(
+            description="Delete the job with its results this long after its end; by default as the operator has set."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> JobRequest:
@@ -93,6 +99,12 @@ class UploadQuery(_Request):
     ] = None
     id_field: Annotated[str, Field(min_length=1, description="Field of the document's own id.")] = "id"
     reference_field: Annotated[str, Field(min_length=1, description="Field of the gold label or text.")] = "reference"
+    ttl_seconds: Annotated[
+        Annotated[int, Field(ge=1)] | None,
+        Field(
+            description="Delete the corpus after this time, once no open job uses it; by default as the operator has set."
+        ),
+    ] = None
 
 
 @names_fields
@@ -169,6 +181,7 @@ class CorpusResponse(BaseModel):
     fields: list[str]
     error: dict[str, Any] | None
     created_at: str
+    expires_at: str | None
 
 
 class IngestErrorResponse(BaseModel):

@@ -34,7 +34,7 @@ def corpus_view(corpus: Corpus) -> dict[str, Any]:
     return {
         "id": corpus.id, "name": corpus.name, "status": corpus.status, "format": corpus.format, "bytes": corpus.bytes,
         "sha256": corpus.sha256, "documents": corpus.documents, "invalid": corpus.invalid, "fields": corpus.fields,
-        "error": corpus.error, "created_at": time_view(corpus.created_at),
+        "error": corpus.error, "created_at": time_view(corpus.created_at), "expires_at": time_view(corpus.expires_at),
     }  # fmt: skip
 
 

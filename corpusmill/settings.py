@@ -6,11 +6,13 @@ the two together. Must not read the environment at import.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from corpusmill.errors import InvalidSettings
 
@@ -50,6 +52,9 @@ class Settings(BaseModel):
     max_expansion: Annotated[int, Field(ge=2)] = Field(
         200, description="Largest ratio of decompressed to received bytes, judged after the first 10 MiB."
     )
+    parquet_seconds: Annotated[int, Field(ge=1)] = Field(
+        3600, description="Most processor time that reading a Parquet file may take; a damaged one could take any."
+    )
     shard_documents: Annotated[int, Field(ge=0, le=100_000)] = Field(
         0, description="Most documents in a shard; 0: the task's own figure."
     )
@@ -68,6 +73,12 @@ class Settings(BaseModel):
     doorbell_window: Annotated[int, Field(ge=1)] = Field(
         256, description="Most messages waiting in the broker at once, whatever the corpora."
     )
+    job_ttl_seconds: Annotated[int, Field(ge=0)] = Field(
+        0, description="How long a job is kept after its end where it does not say so itself; 0: until it is deleted."
+    )
+    corpus_ttl_seconds: Annotated[int, Field(ge=0)] = Field(
+        0, description="How long a corpus is kept where it does not say so itself; 0: until it is deleted."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Workers that `up` starts; 0: one per device.")
     threads: Annotated[int, Field(ge=0)] = Field(
@@ -77,9 +88,19 @@ class Settings(BaseModel):
     model_cache_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="Weights a worker keeps loaded before the least recently used is dropped; 0: half the memory."
     )
+    pulse_file: Path | None = Field(
+        None, description="File that a worker or sweeper of its own touches while it is well, for health checks."
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`json` lines, `console` for people; `auto`: console on a terminal."
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url and not re.match(r"sqlite:///|postgres(ql)?(\+psycopg)?://", url):
+            raise ValueError("not a database that can be used; give `sqlite:///PATH` or `postgresql://USER@HOST/NAME`.")
+        return url
 
     @property
     def database(self) -> str:
@@ -113,8 +134,14 @@ def settings_from(environ: Mapping[str, str], **overrides: object) -> Settings:
         faults = []
         for item in error.errors(include_url=False, include_context=False, include_input=False):
             variable = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-            faults.append(f"{variable}: {'no such setting' if item['type'] == 'extra_forbidden' else item['msg']}")
+            unknown = item["type"] == "extra_forbidden"
+            faults.append(f"{variable}: {_unknown(variable) if unknown else item['msg'].removeprefix('Value error, ')}")
         raise InvalidSettings("; ".join(faults)) from error
+
+
+def _unknown(variable: str) -> str:
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX).lower(), Settings.model_fields, n=1, cutoff=0.5)
+    return "no such setting" + (f"; did you mean {PREFIX}{near[0].upper()}?" if near else "")
 
 
 def refuse_open(settings: Settings) -> None:

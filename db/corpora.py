@@ -38,6 +38,7 @@ class Corpus:
     inline: bool
     error: Mapping[str, Any] | None
     created_at: float
+    expires_at: float | None
 
 
 _COLUMNS = [corpora.c[name] for name in Corpus.__dataclass_fields__]
@@ -55,14 +56,18 @@ def upload_path(data_dir: Path, corpus_id: str) -> Path:
 
 def create(
     connection: Connection, *, id: str, name: str | None, format: str, encoding: str | None, bytes: int, sha256: str,
-    options: Mapping[str, Any], inline: bool = False,
+    options: Mapping[str, Any], inline: bool = False, ttl: float | None = None,
 ) -> None:  # fmt: skip
-    """A row for an upload that is whole on disk and waits to be ingested; repeating it changes nothing."""
+    """A row for an upload that is whole on disk and waits to be ingested; repeating it changes nothing.
+
+    `ttl` is the seconds for which it is kept, or None for ever.
+    """
     if connection.scalar(select(corpora.c.key).where(corpora.c.id == id)) is None:
         connection.execute(
             insert(corpora).values(
                 id=id, name=name, status="validating", format=format, encoding=encoding, bytes=bytes, sha256=sha256,
                 options=dict(options), fields=[], inline=inline, created_at=db_now(),
+                expires_at=None if ttl is None else db_now() + ttl,
             )
         )  # fmt: skip
 
@@ -142,6 +147,12 @@ def remove(connection: Connection, corpus_id: str) -> None:
             f"The corpus is used by {', '.join(users)}, which has not ended: wait for it, or cancel or delete it first."
         )
     connection.execute(delete(corpora).where(corpora.c.key == corpus.key))
+
+
+def expired(connection: Connection, most: int) -> list[str]:
+    """Ids of up to `most` corpora whose time is over and that no open job uses."""
+    used = select(jobs.c.key).where(jobs.c.corpus_key == corpora.c.key, jobs.c.outcome.is_(None)).exists()
+    return list(connection.scalars(select(corpora.c.id).where(corpora.c.expires_at <= db_now(), ~used).limit(most)))
 
 
 def require_usable(corpus: Corpus) -> None:

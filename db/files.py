@@ -1,6 +1,6 @@
 """Files that belong to rows: made before the row says so, removed after it is gone.
 
-Knows where uploads and stores lie. Must not know what is in them.
+Knows where uploads and stores lie, and what is to be deleted with a job. Must not know what is in them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
+from db import jobs
 from db.corpora import store_directory, upload_path
+from db.engine import Engine, transact
 from db.tables import corpora
 
 #: A file without a row may be one whose row is about to be committed: only older ones are orphans.
@@ -24,6 +26,13 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     for path in (upload, upload.with_suffix(".part")):
         path.unlink(missing_ok=True)
     remove_store(store_directory(data_dir, corpus_id))
+
+
+def remove_job(database: Engine, data_dir: Path, job_id: str) -> None:
+    """Delete a job with its results and metrics, and the files of its inline documents. Raises NotFound."""
+    corpus = transact(database, lambda connection: jobs.remove(connection, job_id))
+    if corpus is not None:
+        remove_corpus(data_dir, corpus.id)
 
 
 def orphans(connection: Connection, data_dir: Path) -> list[str]:

@@ -70,8 +70,12 @@ class Job:
 def create(
     connection: Connection, *, id: str, name: str | None, task: Task, model: ModelInfo, corpus: Corpus,
     params: Mapping[str, Any], priority: int, metadata: Mapping[str, Any], slices: Iterable[Slice] | None,
+    ttl: float | None = None,
 ) -> None:  # fmt: skip
-    """A job and, where the corpus is ready, its shards; repeating it with the same id changes nothing."""
+    """A job and, where the corpus is ready, its shards; repeating it with the same id changes nothing.
+
+    `ttl` is the seconds for which it is kept after its end, or None for ever.
+    """
     if connection.scalar(select(jobs.c.key).where(jobs.c.id == id)) is not None:
         return
     key = connection.execute(
@@ -79,7 +83,7 @@ def create(
         .values(
             id=id, name=name, task=task, model_id=model.id, model_revision=model.revision, model=_model_json(model),
             corpus_key=corpus.key, corpus_id=corpus.id, corpus_invalid=corpus.invalid, params=dict(params),
-            priority=priority, metadata=dict(metadata), intent=Intent.RUN, created_at=db_now(),
+            priority=priority, metadata=dict(metadata), intent=Intent.RUN, created_at=db_now(), ttl=ttl,
         )
         .returning(jobs.c.key)
     ).scalar_one()  # fmt: skip
@@ -240,7 +244,7 @@ def retry(connection: Connection, job_id: str) -> Job:
         .where(jobs.c.key == job.key, jobs.c.outcome.in_(MOVES["retry"]))
         .values(
             outcome=None, error=None, summary=None, evaluated=False, confusion_matrix=None, finished_at=None,
-            intent=Intent.RUN, started_at=jobs.c.started_at + db_now() - jobs.c.finished_at,
+            expires_at=None, intent=Intent.RUN, started_at=jobs.c.started_at + db_now() - jobs.c.finished_at,
         )
     ).rowcount  # fmt: skip
     if reopened:
@@ -292,7 +296,9 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
     status = status_of(Intent(row.intent), str(row.error) if row.error else None, None if never_planned else counts)
     summary = {"succeeded": counts.succeeded, "failed": counts.failed, "cancelled": counts.cancelled}
     connection.execute(
-        update(jobs).where(jobs.c.key == job_key).values(outcome=status, finished_at=db_now(), summary=summary)
+        update(jobs)
+        .where(jobs.c.key == job_key)
+        .values(outcome=status, finished_at=db_now(), summary=summary, expires_at=db_now() + jobs.c.ttl)
     )
     return True
 
@@ -314,6 +320,11 @@ def record_runtime(connection: Connection, job_key: int, runtime: Mapping[str, A
     if "agreement" not in runtime:
         wanted.append(jobs.c.runtime.is_(None))
     connection.execute(update(jobs).where(*wanted).values(runtime=dict(runtime)))
+
+
+def expired(connection: Connection, most: int) -> list[str]:
+    """Ids of up to `most` jobs that have been kept for as long as they were to be."""
+    return list(connection.scalars(select(jobs.c.id).where(jobs.c.expires_at <= db_now()).limit(most)))
 
 
 def remove(connection: Connection, job_id: str) -> Corpus | None:
@@ -367,7 +378,7 @@ def _job(row: Row[Any], sums: Counts | None) -> Job:
     counts = sums
     if values["summary"] is not None:
         counts = Counts(total=total or 0, **values["summary"])
-    for name in ("model_id", "model_revision", "claimed_at"):
+    for name in ("model_id", "model_revision", "claimed_at", "ttl"):
         values.pop(name)
     return Job(
         **values

@@ -56,6 +56,8 @@ corpora = Table(
     Column("owner", String(64)),
     Column("lease_until", Float),
     Column("created_at", Float, nullable=False),
+    # After this it is deleted with its files, once no job that has not ended uses it.
+    Column("expires_at", Float, index=True),
     CheckConstraint("status in ('validating', 'ready', 'rejected')", name="status"),
     # A key is never used again: a late message or a worker's memory of a deleted job must not meet another one.
     sqlite_autoincrement=True,
@@ -91,7 +93,9 @@ jobs = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
-    Column("expires_at", Float),
+    # Seconds for which it is kept after its end, and when these are over.
+    Column("ttl", Float),
+    Column("expires_at", Float, index=True),
     # When a shard of it was last claimed: jobs of one priority take turns by it.
     Column("claimed_at", Float),
     CheckConstraint("intent in ('run', 'pause', 'cancel')", name="intent"),

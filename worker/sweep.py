@@ -6,6 +6,7 @@ transaction whose repetition changes nothing.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -20,20 +21,21 @@ import evaluation
 from broker.doorbell import Doorbell
 from corpora import Store, remove_partials
 from corpusmill.documents import failed
-from corpusmill.errors import CorpusmillError, DocumentError, LeaseLost
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost
 from corpusmill.settings import Settings
 from corpusmill.tasks import PARAMS
 from db import corpora, files, idempotency, ingest, jobs, metrics, planning, shards, workers
 from db.corpora import store_directory
-from db.engine import Engine, create_engine, reading, transact
+from db.engine import Connection, Engine, create_engine, reading, settle, transact
 from db.results import row_of
-from db.shards import Claim
+from db.shards import Claim, Expired
 from worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
 _FORGET_WORKERS_SECONDS = 3_600.0
 _TIDY_SECONDS = 600.0
+_RETIRED_AT_ONCE = 20
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -48,11 +50,13 @@ class Sweeper:
     owner: str = field(default_factory=lambda: f"sweep:{os.urandom(8).hex()}")
     _ingests: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _tidied: float = 0.0
+    #: Until then nothing is taken from anybody; infinite while the database does not answer. As `time.monotonic()`.
+    _patient_until: float = 0.0
 
     def sweep(self) -> None:
         """Do every step once. A step that fails is logged and does not keep the others from being done."""
         for step in (
-            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._tidy
+            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._tidy
         ):  # fmt: skip
             self._attempt(step)
 
@@ -68,12 +72,26 @@ class Sweeper:
 
     def _expire(self) -> None:
         """Shards whose worker has gone: again, halved, or their one document blamed."""
-        lease = self.settings.lease_seconds
-        expired = transact(self.database, lambda connection: shards.expire(connection, owner=self.owner, lease=lease))
+        asked = time.monotonic()
+        try:
+            expired = transact(self.database, lambda connection: self._expired(connection, asked))
+        except DatabaseUnavailable:
+            self._patient_until = math.inf
+            raise
         if expired.again or expired.halved or expired.blamed:
             log.warning("shards lost", again=expired.again, halved=expired.halved, blamed=len(expired.blamed))
         for claim in expired.blamed:
             self._blame(claim)
+
+    def _expired(self, connection: Connection, asked: float) -> Expired:
+        """While the database was away no worker could renew its lease: those that live get the time to do so first, so that
+        a fault of the database is charged to no shard and no finished work is done again."""
+        lease, now = self.settings.lease_seconds, time.monotonic()
+        if self._patient_until == math.inf or now - asked > lease / 3:
+            self._patient_until = now + lease
+        if now < self._patient_until:
+            return Expired()
+        return shards.expire(connection, owner=self.owner, lease=lease)
 
     def _blame(self, claim: Claim) -> None:
         with reading(self.database) as connection:
@@ -132,6 +150,20 @@ class Sweeper:
         for job_key in left:
             metrics.evaluate(self.database, job_key)
 
+    def _retire(self) -> None:
+        """Jobs and corpora whose time is over, with everything that belongs to them."""
+        with reading(self.database) as connection:
+            old_jobs = jobs.expired(connection, _RETIRED_AT_ONCE)
+            old_corpora = corpora.expired(connection, _RETIRED_AT_ONCE)
+        for job_id in old_jobs:
+            files.remove_job(self.database, self.settings.data_dir, job_id)
+        for corpus_id in old_corpora:
+            transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
+            files.remove_corpus(self.settings.data_dir, corpus_id)
+        if old_jobs or old_corpora:
+            log.info("retired", jobs=old_jobs, corpora=old_corpora)
+            settle(self.database)
+
     def _tidy(self) -> None:
         if time.monotonic() - self._tidied < _TIDY_SECONDS and self._tidied:
             return
@@ -144,6 +176,7 @@ class Sweeper:
         for corpus_id in left:
             log.info("removing files without a corpus", corpus=corpus_id)
             files.remove_corpus(self.settings.data_dir, corpus_id)
+        settle(self.database)
 
 
 def main(settings: Settings) -> None:

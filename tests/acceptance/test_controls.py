@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -119,3 +121,46 @@ def test_workers_say_what_they_hold(stack: Stack, corpus: str) -> None:
     assert worker["memory"]["resident"] > 10 << 20
     assert worker["started_at"] <= worker["seen_at"]
     stack.wait(job["id"])
+
+
+def traces(stack: Stack, word: str) -> list[str]:
+    """The files below the data directory that hold a word."""
+    found = []
+    for path in sorted(stack.data_dir.rglob("*")):
+        with suppress(FileNotFoundError):  # removed while it is looked for
+            if path.is_file() and word.encode() in path.read_bytes():
+                found.append(str(path.relative_to(stack.data_dir)))
+    return found
+
+
+def test_nothing_of_a_text_is_left_when_its_corpus_and_jobs_are_deleted(stack: Stack) -> None:
+    word = f"secret{uuid4().hex}"
+    documents = [{"id": f"{word}-{k}", "text": f"{word} {k}. More of it.", "note": word} for k in range(60)]
+    corpus = stack.upload(jsonl(documents))
+    jobs = [
+        stack.submit(task="summarization", model="echo", corpus=corpus["id"]),
+        stack.submit(task="translation", model="echo", documents=[{"text": word}]),
+    ]
+    for job in jobs:
+        assert stack.wait(job["id"])["status"] == "completed"
+    assert traces(stack, word)
+    assert traces(stack, word[::-1])
+    for path in (*(f"/jobs/{job['id']}" for job in jobs), f"/corpora/{corpus['id']}"):
+        assert stack.http.delete(f"/api/v1{path}").status_code == 204
+    assert traces(stack, word) + traces(stack, word[::-1]) == []
+
+
+def test_what_has_a_time_to_live_goes_by_itself(stack: Stack) -> None:
+    corpus = stack.upload(jsonl(TEXTS[:5]), ttl_seconds="2")
+    job = stack.submit(
+        task="classification", model="echo", corpus=corpus["id"], params={"delay_ms": 500}, ttl_seconds=2
+    )
+    assert (job["expires_at"], corpus["expires_at"] is None) == (None, False)
+    ended = stack.wait(job["id"])  # its corpus is kept for as long as it runs
+    assert (ended["status"], ended["expires_at"] > ended["finished_at"]) == ("completed", True)
+    for path in (f"/jobs/{job['id']}", f"/corpora/{corpus['id']}"):
+        deadline = time.monotonic() + 60
+        while stack.http.get(f"/api/v1{path}").status_code != 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert not (stack.data_dir / "corpora" / corpus["id"]).exists()
