@@ -13,7 +13,7 @@ from pathlib import Path
 
 from broker.embedded import Embedded
 from cli.devices import ask_torch, cuda_ids, gpu_driver_present
-from cli.listening import bracketed, is_ready
+from cli.listening import bracketed, what_is_missing
 from cli.supervise import Program, Signals, Watched, end, say
 from corpusmill.errors import InvalidSettings
 from corpusmill.settings import PREFIX, Settings, environ_of
@@ -23,6 +23,8 @@ LISTEN_FD = "LISTEN_FD"
 #: Seconds each group gets to end, together below 10. A worker gives its shard back after 5.
 _WORKER_SECONDS, _API_SECONDS, _BROKER_SECONDS = 6.5, 2.0, 1.0
 _LOOK_SECONDS = 0.25
+#: How often it is said what is still missing while the service is not ready.
+_TELL_SECONDS = 20.0
 
 
 class Service:
@@ -36,7 +38,8 @@ class Service:
         self._broker = None if settings.broker_url else Embedded(settings.data_dir)
         if self._broker:
             settings = settings.model_copy(update={"broker_url": self._broker.url})
-        self._settings = settings
+        # One file for several programs would say nothing of any of them; here they are watched themselves.
+        self._settings = settings = settings.model_copy(update={"pulse_file": None})
         self._logs = settings.data_dir / "logs"
         self._workers = {
             name: self._program("worker", environ_of(given) | extra, log=name)
@@ -63,13 +66,18 @@ class Service:
 
     def _watch(self, watched: list[Watched], signals: Signals) -> None:
         host, port = self._settings.host, self._settings.port
-        ready = False
+        ready, told = False, time.monotonic() + _TELL_SECONDS
         while not signals.count:
             for one in watched:
                 one.look(time.monotonic(), say)
-            if not ready and is_ready(host, port):
-                ready = True
-                print(f"ready http://{bracketed(host)}:{port}", flush=True)
+            if not ready:
+                missing = what_is_missing(host, port)
+                ready = not missing
+                if ready:
+                    print(f"ready http://{bracketed(host)}:{port}", flush=True)
+                elif time.monotonic() > told:
+                    told = time.monotonic() + _TELL_SECONDS
+                    say(f"not ready yet: {missing}. The programs' logs are in {self._logs}.")
             signals.wait(_LOOK_SECONDS)
 
     def _end(self, signals: Signals) -> None:

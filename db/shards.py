@@ -319,6 +319,14 @@ def waiting_count(connection: Connection, most: int) -> int:
     return connection.execute(select(func.count()).select_from(waiting)).scalar_one()
 
 
+def held(connection: Connection, owner_prefix: str) -> bool:
+    """Whether any shard is in the hands of an owner whose name starts so."""
+    mine = select(shards.c.key).where(
+        shards.c.state == "running", shards.c.owner.startswith(owner_prefix, autoescape=True)
+    )
+    return connection.scalar(mine.limit(1)) is not None
+
+
 def mark_published(connection: Connection, keys: Collection[int]) -> None:
     """Remember that doorbells were rung for these shards."""
     if keys:

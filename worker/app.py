@@ -10,15 +10,23 @@ import os
 import secrets
 import socket
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import setup_logging, worker_shutting_down
+from celery.exceptions import SecurityWarning
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
+from broker.doorbell import Doorbell
 from broker.settings import celery_settings
 from corpusmill import logs
 from corpusmill.settings import Settings, environ_of
+from db.engine import create_engine
+from worker.watch import Watch
+
+log = structlog.get_logger(__name__)
 
 #: In the child's environment: a name for this boot of the parent, and the file that says it is to finish.
 BOOT = "_CORPUSMILL_WORKER_BOOT"
@@ -38,10 +46,24 @@ def main(settings: Settings) -> None:
         def log_as_we_do(**_: Any) -> None:
             logs.configure(settings)
 
+        def say(**_: Any) -> None:
+            log.info("listening", device=settings.device, lease_seconds=settings.lease_seconds)
+
+        # It warns of root because of pickled messages, which are never accepted here.
+        warnings.simplefilter("ignore", SecurityWarning)
         worker_shutting_down.connect(finish, weak=False)
+        worker_ready.connect(say, weak=False)
         setup_logging.connect(log_as_we_do, weak=False)
+        Watch(
+            database=create_engine(settings.database, pool_size=1), doorbell=Doorbell(settings), boot=os.environ[BOOT],
+            end=lambda: os._exit(1),
+        ).start()  # fmt: skip
         app = Celery("worker")
         app.config_from_object({**celery_settings(settings), "include": ["worker.tasks"]})
         # The name is only for logs: leases are held under the boot's own name, since a host's may come back.
         name = f"corpusmill-{os.getpid()}@{socket.gethostname()}"
-        app.worker_main(["worker", "--hostname", name, "--loglevel", "WARNING", "--without-gossip", "--without-mingle"])
+        # Nobody listens to Celery's own heartbeat, and one that cannot be sent is tried again for ever inside the parent's
+        # loop: while the broker is away, it would neither end on SIGTERM nor notice that its child hangs or has died.
+        alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+        # Quiet: without the banner, which is longer than all that a day's log says otherwise.
+        app.worker_main(["--quiet", "worker", "--hostname", name, "--loglevel", "WARNING", *alone])

@@ -36,10 +36,12 @@ DRAIN_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Held:
-    """A shard in this process's hands. `reason` says why its work is to stop, once it is."""
+    """A shard in this process's hands. `reason` says why its work is to stop, once it is; `since` is when it went into the
+    model, as `time.monotonic()`, while it is there."""
 
     claim: Claim
     reason: StopReason | None = None
+    since: float | None = None
 
     def stopped(self) -> bool:
         """Whether the work on it is to stop at the next batch."""
@@ -60,6 +62,8 @@ class Heartbeat:
     drain_flag: Path | None
     describe: Callable[[], workers.Description]
     pulse: Pulse = field(default_factory=lambda: Pulse(None))
+    #: Seconds that a shard may be in the model.
+    limit: float = math.inf
     draining: bool = False
     _held: dict[int, Held] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -89,6 +93,23 @@ class Heartbeat:
         """Renew it no more: it is finished, lost or given back."""
         with self._lock:
             self._held.pop(held.claim.key, None)
+
+    def end_overdue(self) -> None:
+        """End this process where a shard has been in the model for longer than one may be: nothing else frees it from native
+        code. That shard alone counts as lost."""
+        now = time.monotonic()
+        with self._lock:
+            held = list(self._held.values())
+        late = [one for one in held if one.since is not None and now - one.since > self.limit]
+        if not late:
+            return
+        log.error("shard over its limit", shards=[one.claim.key for one in late], seconds=self.limit)
+        try:
+            for one in held:
+                if one not in late:
+                    transact(self.engine, partial(_release, claim=one.claim), patience=2.0)
+        finally:
+            os._exit(1)
 
     def _beat(self) -> None:
         while not self._ended.wait(min(0.25, self.lease / 6)):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from celery import shared_task
@@ -16,6 +17,7 @@ from celery.signals import setup_logging, worker_process_init
 
 from catalog import Catalog
 from corpusmill import logs
+from corpusmill.errors import DeviceLost
 from corpusmill.messages import SHARD_MESSAGE
 from corpusmill.settings import Settings, settings_from
 from db import shards
@@ -26,9 +28,13 @@ from worker.heartbeat import Heartbeat
 from worker.pulse import Pulse
 from worker.runner import Runner
 from worker.serving import serve
+from worker.watchdog import watch
 
 log = structlog.get_logger(__name__)
 _process: list[Runner] = []
+
+_LONGEST_PAUSE_SECONDS = 60.0
+_FAULTS_FORGOTTEN_SECONDS = 600.0
 
 
 @setup_logging.connect
@@ -54,6 +60,7 @@ def start(**_: Any) -> None:
         worker_id=worker_id,
         lease=settings.lease_seconds,
         drain_flag=Path(os.environ[DRAIN]),
+        limit=settings.shard_limit_seconds,
         pulse=Pulse(settings.pulse_file),
         describe=lambda: Description(
             hostname=socket.gethostname(),
@@ -66,6 +73,8 @@ def start(**_: Any) -> None:
     if lost:
         log.warning("an earlier process of this worker was lost", shards=lost)
     heartbeat.start()
+    # Twice the time after which its shards are given to others anyway.
+    watch(heartbeat.end_overdue, patience=2 * settings.lease_seconds)
     _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
 
 
@@ -73,8 +82,26 @@ def start(**_: Any) -> None:
 def ring(shard_key: int) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case."""
-    served = serve(_process[0])
+    try:
+        served = serve(_process[0])
+    except DeviceLost as error:
+        _start_over(error)
     log.info("doorbell answered", rung_for=shard_key, served=served)
+
+
+def _start_over(error: DeviceLost) -> NoReturn:
+    """End this process, so that its parent starts another; after a pause that doubles with each fault of the last ten
+    minutes, since a device that is broken for good must not keep the machine busy with starting processes."""
+    faults = Path(os.environ[DRAIN]).with_name("device-faults")
+    recent = faults.exists() and time.time() - faults.stat().st_mtime < _FAULTS_FORGOTTEN_SECONDS
+    count = len(faults.read_bytes()) if recent else 0
+    faults.write_bytes(b"." * (count + 1))
+    pause = min(_LONGEST_PAUSE_SECONDS, 2.0**count)
+    log.error("device lost; this process ends", seconds=pause, exc_info=error)
+    until = time.monotonic() + pause
+    while time.monotonic() < until and not _process[0].draining:
+        time.sleep(0.1)
+    os._exit(1)
 
 
 def _catalog(settings: Settings) -> Catalog:
