@@ -19,22 +19,27 @@ LOSSES_ALLOWED = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A job with a shard to be claimed. `waited` is the seconds since a shard of it was last claimed (or it was made)."""
+    """A job with a shard to be claimed. `waited` is the seconds since a shard of it was last claimed (or it was made);
+    `fresh` says that none ever was."""
 
     job_key: int
     model: tuple[str, str]
     priority: int
     waited: float
+    fresh: bool = False
 
 
 def choose(waiting: Sequence[Waiting], loaded: Collection[tuple[str, str]]) -> Waiting | None:
-    """The job to serve: highest priority; within it a loaded model's, unless another has waited too long; else the one
-    that has waited longest, so that jobs take turns and a small one is not held up by a large one."""
+    """The job to serve: highest priority; within it one that was never served, so that a small job waits for no more than
+    the shard in progress; then a loaded model's, unless another has waited too long; else the one that has waited
+    longest, so that jobs take turns."""
     if not waiting:
         return None
     highest = max(job.priority for job in waiting)
-    first, *others = sorted((job for job in waiting if job.priority == highest), key=lambda job: -job.waited)
-    if first.model in loaded or first.waited > AFFINITY_SECONDS:
+    first, *others = sorted(
+        (job for job in waiting if job.priority == highest), key=lambda job: (not job.fresh, -job.waited)
+    )
+    if first.fresh or first.model in loaded or first.waited > AFFINITY_SECONDS:
         return first
     return next((job for job in others if job.model in loaded), first)
 

@@ -18,6 +18,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, Float, event, exc, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -168,9 +169,18 @@ def _alembic(url: str) -> Config:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the database's tables to `revision`; makes a SQLite file where there is none."""
+    """Bring the database's tables to `revision`; makes a SQLite file where there is none.
+
+    Raises DatabaseUnavailable, and InvalidSettings where the tables are of a version that this code does not know.
+    """
     with _translated():
-        command.upgrade(_alembic(url), revision)
+        try:
+            command.upgrade(_alembic(url), revision)
+        except CommandError as error:
+            raise InvalidSettings(
+                "The database's tables are those of another version, newer than this program: install that version, or "
+                f"restore a backup made before the upgrade ({error})."
+            ) from error
 
 
 def at_head(engine: Engine) -> bool:

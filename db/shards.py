@@ -59,14 +59,22 @@ def claim_next(
         select(
             jobs.c.key, jobs.c.model_id, jobs.c.model_revision, jobs.c.priority,
             func.coalesce(jobs.c.claimed_at, jobs.c.created_at).label("served"),
+            jobs.c.claimed_at.is_(None).label("fresh"),
         )
         .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
-        .order_by(jobs.c.priority.desc(), func.coalesce(jobs.c.claimed_at, jobs.c.created_at), jobs.c.key)
+        .order_by(
+            jobs.c.priority.desc(), jobs.c.claimed_at.is_not(None), func.coalesce(jobs.c.claimed_at, jobs.c.created_at),
+            jobs.c.key,
+        )
         .limit(_CANDIDATES)
     ).all()  # fmt: skip
     waiting = [
         Waiting(
-            job_key=row.key, model=(row.model_id, row.model_revision), priority=row.priority, waited=clock - row.served
+            job_key=row.key,
+            model=(row.model_id, row.model_revision),
+            priority=row.priority,
+            waited=clock - row.served,
+            fresh=bool(row.fresh),
         )
         for row in rows
     ]
@@ -78,6 +86,21 @@ def claim_next(
             return claim
         waiting.remove(job)  # others took its last shards between the two statements
     return None
+
+
+def gives_way(connection: Connection, claim: Claim) -> bool:
+    """Whether a shard that was claimed ahead should wait: a job of higher priority is there, or one never served."""
+    mine = select(jobs.c.priority).where(jobs.c.key == claim.job_key).scalar_subquery()
+    pending = select(shards.c.key).where(
+        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= db_now()
+    )
+    other = (
+        select(jobs.c.key)
+        .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
+        .where(or_(jobs.c.priority > mine, (jobs.c.priority == mine) & jobs.c.claimed_at.is_(None)))
+        .limit(1)
+    )
+    return connection.scalar(other) is not None
 
 
 def _claim(

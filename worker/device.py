@@ -183,8 +183,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_device_lost(error: BaseException) -> bool:
     """Whether an error leaves the device unusable for this process: only a new process can go on."""
-    import torch
-
+    torch = sys.modules.get("torch")  # an error of its own cannot come before it
+    if torch is None:
+        return False
     return isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError)
 
 

@@ -23,8 +23,8 @@ from corpusmill.shards import Slice
 from corpusmill.tasks import PARAMS, Params, Task
 from db import jobs, metrics, shards
 from db.corpora import store_directory
+from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
-from db.engine import reading, transact
 from db.jobs import Job
 from db.results import ResultRow, kept, result_of, row_of
 from db.shards import Claim
@@ -121,6 +121,8 @@ class Runner:
                 self.fail_job(held, fault)
             except NotFound:
                 self._heartbeat.drop(held)  # the job was deleted between the claim and now
+            except DatabaseUnavailable:
+                self.give_back(held)  # nothing is wrong with the shard
             except Exception as error:  # noqa: BLE001 — as below
                 self.surrender(held, error)
 
@@ -163,6 +165,17 @@ class Runner:
             with reading(self._database) as connection:
                 self._jobs = {job_key: jobs.by_key(connection, job_key)}
         return self._jobs[job_key]
+
+    def gives_way(self, ready: Ready) -> bool:
+        """Give a shard that was taken ahead back, where one of another job is to go before it; says whether it was."""
+
+        def give_way(connection: Connection) -> bool:
+            return shards.gives_way(connection, ready.held.claim) and shards.release(connection, ready.held.claim)
+
+        given = transact(self._database, give_way)
+        if given:
+            self._heartbeat.drop(ready.held)
+        return given
 
     def outcome(self, ready: Ready) -> Done | None:
         """What is to be saved of a shard that the engine is through with; None where there is nothing to save."""
@@ -217,6 +230,17 @@ class Runner:
             self._database,
             lambda connection: jobs.fail(connection, held.claim.job_key, code=fault.code, message=str(fault)),
         ))  # fmt: skip
+        self._heartbeat.drop(held)
+
+    def give_back(self, held: Held) -> None:
+        """Something that is not the shard's fault: it waits again, and counts as lost no more often than before."""
+        self._try(
+            lambda: transact(
+                self._database,
+                lambda connection: shards.release(connection, held.claim),
+                patience=SAVE_PATIENCE_SECONDS,
+            )
+        )
         self._heartbeat.drop(held)
 
     def surrender(self, held: Held, error: Exception) -> None:

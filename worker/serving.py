@@ -6,10 +6,12 @@ Knows threads and the order of shards. Must not know what is done with a shard (
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from corpusmill.errors import ModelFault
+from corpusmill.errors import DeviceLost, ModelFault
+from worker.device import is_device_lost
 from worker.engines.base import Work, steps
 from worker.runner import Ready, Runner
 
@@ -19,7 +21,10 @@ SERVE_SECONDS = 60.0
 
 
 def serve(runner: Runner) -> int:
-    """Run waiting shards until none is to be had, a minute has passed or the worker drains. Returns how many ran."""
+    """Run waiting shards until none is to be had, a minute has passed or the worker drains. Returns how many ran.
+
+    Raises DeviceLost where this process has to end, with nothing in its hands.
+    """
     with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(1, "save-behind") as writer:
         return Serving(runner, reader, writer).serve()
 
@@ -54,6 +59,8 @@ class Serving:
     def _next(self) -> Ready | None:
         ahead, self._ahead = self._ahead, None
         ready = ahead.result() if ahead is not None else None
+        if ready is not None and self._runner.gives_way(ready):
+            ready = None
         if ready is None and self._may_go_on():
             ready = self._runner.take(ahead=False)
         return ready
@@ -67,12 +74,14 @@ class Serving:
             first.work.usage.seconds["wait"] = now - self._clock
         self._clock = now
         running = {id(first.work): first}
+        first.held.since = time.monotonic()
 
         def more() -> Work[Any] | None:
             following = self._ready_ahead(first)
             if following is None:
                 return None
             running[id(following.work)] = following
+            following.held.since = time.monotonic()
             self._look_ahead(first)
             return following.work
 
@@ -88,9 +97,20 @@ class Serving:
         except ModelFault as fault:
             for ready in running.values():
                 self._runner.fail_job(ready.held, fault)
-        except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
-            for ready in running.values():
+        except Exception as error:
+            if is_device_lost(error):
+                self._leave(running.values())
+                raise DeviceLost(f"The device cannot be used by this process any more: {error}") from error
+            for ready in running.values():  # whatever a model or a document does, the process goes on
                 self._runner.surrender(ready.held, error)
+
+    def _leave(self, running: Iterable[Ready]) -> None:
+        """Give back everything that is not saved, unharmed."""
+        self._settle()
+        ahead, self._ahead = self._ahead, None
+        waiting = ahead.result() if ahead is not None and ahead.exception() is None else None
+        for ready in (*running, *([waiting] if waiting is not None else [])):
+            self._runner.give_back(ready.held)
 
     def _may_go_on(self) -> bool:
         return time.monotonic() < self._deadline and not self._runner.draining
@@ -101,10 +121,13 @@ class Serving:
 
     def _ready_ahead(self, first: Ready) -> Ready | None:
         """The shard that was read ahead, if it is there by now and may follow; never waits."""
-        if self._ahead is None or not self._ahead.done():
-            return None
+        if self._ahead is None or not self._ahead.done() or self._ahead.exception() is not None:
+            return None  # what went wrong is raised when there is nothing else to run
         following = self._ahead.result()
         if following is None or not following.may_follow(first):
+            return None
+        if self._runner.gives_way(following):
+            self._ahead = None
             return None
         self._ahead = None
         return following
@@ -114,6 +137,7 @@ class Serving:
         ready.work.usage.seconds["run"] = now - (self._clock or now)
         self._clock = now
         self._served += 1
+        ready.held.since = None
         done = self._runner.outcome(ready)
         self._settle()
         self._saving = self._writer.submit(self._runner.save, done) if done is not None else None

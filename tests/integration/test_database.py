@@ -285,6 +285,8 @@ def test_a_worker_keeps_to_its_loaded_model_while_nobody_has_waited_long(databas
     a_job(database, "job_a", shard_size=1, model=OTHER)
     a_job(database, "job_b", shard_size=1)
     loaded = {("echo", "1")}
+    once = [jobs_of(database, claim(database, loaded=loaded)) for _ in range(2)]
+    assert once == ["job_a", "job_b"]  # each is begun at once
     assert [jobs_of(database, claim(database, loaded=loaded)) for _ in range(3)] == ["job_b"] * 3
 
 

@@ -75,13 +75,14 @@ class Streamer(Recorder):
 class Broken(Streamer):
     """Raises when two shards are in it."""
 
-    error: Exception = ModelFault("it cannot go on")
+    error: Exception | None = ModelFault("it cannot go on")
 
     def stream(self, first: Work[list[Document]], more: More[list[Document]]) -> Iterator[Step[list[Document]]]:
         until = time.monotonic() + 5.0
         while more() is None and time.monotonic() < until:
             time.sleep(0.01)
-        raise self.error
+        if self.error is not None:
+            raise self.error
         yield Step(first, [], ended=True)
 
 
@@ -175,6 +176,39 @@ def test_a_shard_that_was_lost_before_runs_with_none_beside_it(
     assert labels(database, job) == {place: f"d{place}" for place in range(DOCUMENTS)}
     # while they are answered, the database knows of no other shard in this worker's hands
     assert [engine.beside[place] for place in range(3, 9)] == [1] * 6
+
+
+@pytest.mark.parametrize("kind", [Recorder, Streamer])
+def test_a_job_that_comes_late_waits_for_no_more_than_the_shard_in_progress(
+    database: Engine, job: jobs.Job, tmp_path: Path, kind: type[Recorder]
+) -> None:
+    def submit() -> None:
+        def make(connection: Any) -> None:
+            jobs.create(
+                connection, id="job_small", name=None, task=Task.CLASSIFICATION, model=ECHO,
+                corpus=corpora.get(connection, "corpus_a"), params={}, priority=0, metadata={}, slices=[Slice(0, 1)],
+            )  # fmt: skip
+
+        transact(database, make)
+
+    class Late(kind):  # type: ignore[valid-type, misc]
+        """Another job comes while the first shard runs and the second one is read ahead."""
+
+        order: list[int] = []  # noqa: RUF012
+
+        def answer(self, document: Document) -> Result:
+            self.order.append(document.position)
+            if len(self.order) == 1:
+                time.sleep(0.3)
+                submit()
+            answered: Result = super().answer(document)
+            return answered
+
+    engine = Late(database)
+    serve(runner(database, tmp_path, engine))
+    # of the streamed shards the next one may have begun
+    assert engine.order.index(0, 1) in {SHARD, 2 * SHARD}
+    assert len(labels(database, job)) == DOCUMENTS
 
 
 def test_a_model_that_cannot_go_on_fails_the_job_with_all_that_is_in_it(

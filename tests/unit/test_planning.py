@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpusmill.batches import plan_batches, restore_order
+from corpusmill.batches import plan_batches, plan_packs, restore_order
 from corpusmill.queueing import AFFINITY_SECONDS, Waiting, after_loss, choose, losses_of_half
 from corpusmill.shards import ShardSize, Slice, halves, plan_shards
 from corpusmill.status import ENDED, Counts, Intent, Status, progress_of, status_of
@@ -54,6 +54,25 @@ def test_batches_hold_each_text_once_within_the_budget(texts: list[int], budget:
     for batch in batches:
         assert len(batch) <= most
         assert len(batch) == 1 or max(texts[index] for index in batch) * len(batch) <= budget
+
+
+@given(lengths, st.integers(1, 1_000), st.integers(1, 20))
+def test_packs_hold_each_text_once_within_the_budget(texts: list[int], budget: int, most: int) -> None:
+    packs = plan_packs(texts, budget, most=most)
+    assert sorted(index for pack in packs for index in pack) == list(range(len(texts)))
+    for pack in packs:
+        own = [texts[index] for index in pack]
+        assert own == sorted(own, reverse=True), "equal lengths stand side by side"
+        assert len(own) <= most
+        assert len(own) == 1 or (sum(own) <= budget and max(own) * len(own) <= 2 * budget)
+    longest = [texts[pack[0]] for pack in packs]
+    assert longest == sorted(longest, reverse=True)
+
+
+@given(st.lists(st.integers(100, 200), min_size=1, max_size=100), st.integers(400, 1_000))
+def test_packs_of_like_lengths_are_nearly_full(texts: list[int], budget: int) -> None:
+    *full, _ = plan_packs(texts, budget)
+    assert all(sum(texts[index] for index in pack) > budget - 200 for pack in full)
 
 
 @given(lengths, st.integers(1, 1_000))
@@ -119,6 +138,12 @@ def test_a_loaded_model_is_preferred_until_another_job_has_waited_too_long() -> 
     assert choose([other, loaded], {("a", "1")}) == loaded
     late = waiting(1, "b", waited=AFFINITY_SECONDS + 1)
     assert choose([late, loaded], {("a", "1")}) == late
+
+
+def test_a_job_that_was_never_served_goes_before_all_of_its_priority() -> None:
+    fresh = Waiting(job_key=1, model=("b", "1"), priority=0, waited=0.0, fresh=True)
+    assert choose([waiting(2, "a", waited=1), waiting(3, "b", waited=100), fresh], {("a", "1")}) == fresh
+    assert choose([fresh, waiting(2, "a", priority=1)], ()) == waiting(2, "a", priority=1)
 
 
 def test_priority_outweighs_a_loaded_model() -> None:
