@@ -28,6 +28,28 @@ def plan_batches(lengths: Sequence[int], budget: int, *, most: int = 1 << 30) ->
     return batches
 
 
+def plan_packs(lengths: Sequence[int], budget: int, *, most: int = 1 << 30) -> list[list[int]]:
+    """Cut indices into packs, texts end to end without padding, whose sum of lengths stays within `budget` tokens.
+
+    Longest first, so that equal lengths stand side by side; a single text above the budget is a pack alone. Longest ×
+    count stays within twice the budget, since what is read off a pack's states may be laid out as a padded array.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    packs: list[list[int]] = []
+    longest = total = 0
+    for index in order:
+        length = lengths[index]
+        current = packs[-1] if packs else None
+        full = current is None or len(current) >= most or total + length > budget
+        if current is None or full or longest * (len(current) + 1) > 2 * budget:
+            packs.append([index])
+            longest = total = length
+        else:
+            current.append(index)
+            total += length
+    return packs
+
+
 def restore_order(batches: Iterable[Sequence[int]], outputs: Iterable[Sequence[T]]) -> list[T]:
     """Outputs given batch by batch, put back at the indices that the batches name."""
     pairs = [pair for batch, rows in zip(batches, outputs, strict=True) for pair in zip(batch, rows, strict=True)]

@@ -15,20 +15,31 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AlbertTokenizer,
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     BertTokenizer,
     ByT5Tokenizer,
+    CamembertTokenizer,
+    DebertaTokenizer,
     DebertaV2Tokenizer,
     DistilBertTokenizer,
     GPT2Tokenizer,
+    MPNetTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaTokenizer,
+    XLMRobertaTokenizer,
     XLNetTokenizer,
 )
 
+#: Classifiers that run packed, and those whose attention cannot be confined to a text.
+PACKED = (
+    "bert", "distilbert", "roberta", "xlm-roberta", "camembert", "electra", "albert", "modernbert", "gpt2", "llama",
+    "qwen2",
+)  # fmt: skip
+UNPACKED = ("deberta", "deberta-v2", "xlnet", "mpnet", "longformer")
 CLASSIFIERS = ("bert", "distilbert", "roberta", "deberta-v2", "modernbert", "xlnet", "gpt2")
 
 SENTENCES = (
@@ -60,6 +71,11 @@ def _wordpiece() -> dict[str, int]:
         SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     )
     return dict(tokenizer.get_vocab())
+
+
+def _numbered(vocabulary: dict[str, int], first: int) -> dict[str, int]:
+    """The same pieces with ids from `first` on."""
+    return {piece: number for number, piece in enumerate(sorted(vocabulary, key=vocabulary.__getitem__), start=first)}
 
 
 @cache
@@ -95,16 +111,28 @@ def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
 
 def tokenizer_for(model_type: str) -> PreTrainedTokenizerBase:
     """The tokenizer class that checkpoints of this type come with, over a vocabulary of a few hundred pieces."""
-    if model_type in {"bert", "distilbert", "fnet"}:
+    if model_type in {"bert", "distilbert", "fnet", "electra"}:
         kind = DistilBertTokenizer if model_type == "distilbert" else BertTokenizer
         return kind(vocab=_wordpiece(), model_max_length=_SIZE)
     if model_type == "modernbert":
         vocab, merges = _byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         return _modernbert_tokenizer(vocab, merges)
-    if model_type == "roberta":
+    if model_type in {"roberta", "longformer"}:
         vocab, merges = _byte_bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
         return RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE - 2)
-    if model_type == "gpt2":
+    if model_type in {"xlm-roberta", "camembert"}:
+        pieces = _unigram(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<unk>")
+        kind = XLMRobertaTokenizer if model_type == "xlm-roberta" else CamembertTokenizer
+        return kind(vocab=pieces, model_max_length=_SIZE - 2)
+    if model_type == "albert":
+        pieces = _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), "<unk>")
+        return AlbertTokenizer(vocab=pieces, model_max_length=_SIZE)
+    if model_type == "mpnet":
+        return MPNetTokenizer(vocab={"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3, **_numbered(_wordpiece(), 4)})
+    if model_type == "deberta":
+        vocab, merges = _byte_bpe(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
+        return DebertaTokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE)
+    if model_type in {"gpt2", "llama", "qwen2"}:
         vocab, merges = _byte_bpe(("<|endoftext|>",))
         return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE)
     if model_type == "deberta-v2":
@@ -139,20 +167,27 @@ def _modernbert_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) 
     )
 
 
+_PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+_ROBERTA = {
+    **_PLAIN, "max_position_embeddings": _SIZE, "type_vocab_size": 1, "bos_token_id": 0, "pad_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+_LLAMA = {**_PLAIN, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": _SIZE,
+          "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}  # fmt: skip
+
 _SHAPES: dict[str, dict[str, Any]] = {
-    "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
+    "bert": _PLAIN,
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48},
-    "roberta": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": _SIZE,
-        "type_vocab_size": 1,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-    },
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "longformer": {**_ROBERTA, "attention_window": [16, 16]},
+    "electra": {**_PLAIN, "embedding_size": 16},
+    "albert": {**_PLAIN, "embedding_size": 16, "num_hidden_groups": 1},
+    "mpnet": {**_PLAIN, "max_position_embeddings": _SIZE + 2, "pad_token_id": 1},
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "deberta": {**_PLAIN, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 32},
     "deberta-v2": {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -190,15 +225,15 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+#: Types whose positions are limited here; the others' shapes say so themselves.
+_SIZED = {"bert", "distilbert", "electra", "albert", "deberta", "deberta-v2", "modernbert"}
 #: Weights are drawn wide, so that different texts get different scores.
 _SPREAD = {"t5": {"initializer_factor": 1.0}}
 
 
 def config_for(model_type: str, tokenizer: PreTrainedTokenizerBase, **chosen: Any) -> Any:
     """A configuration of the type with two small layers, fitting the tokenizer."""
-    shape = (
-        {"max_position_embeddings": _SIZE} if model_type in {"bert", "distilbert", "deberta-v2", "modernbert"} else {}
-    )
+    shape = {"max_position_embeddings": _SIZE} if model_type in _SIZED else {}
     ids = {}
     if model_type == "modernbert":
         ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,100 +11,28 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
-from catalog import Catalog, check
-from corpusmill.documents import Document, Result
+from catalog import Catalog
+from corpusmill.documents import Document
 from corpusmill.errors import ModelFault
 from corpusmill.tasks import ClassificationParams, Task, parse_params
-from tests.tiny_models import CLASSIFIERS, make_classifier, texts_of
+from tests.loaded_classifiers import TOLERANCE, Plain, Shelf, classify, documents_of, engine_of, same, scores
+from tests.tiny_models import CLASSIFIERS, PACKED, make_classifier, texts_of
 from worker.device import Device
 from worker.engines.base import Usage
 from worker.engines.classification import ClassificationEngine
-from worker.models import load_engine
 from worker.models.loading import load_model
 
-TOLERANCE = 1e-5
 MIXED = texts_of([1, 12, 3, 7, 1, 2, 12, 5, 9, 4, 3, 8, 1, 6])
 SECOND = texts_of([4, 1, 6, 2, 9, 1, 3, 7, 1, 2, 5, 3, 8, 2], seed=1)
 LONG = " ".join(texts_of([90], seed=2))
 
 
-class Plain:
-    """A model as Hugging Face runs it: one text at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        self.model = AutoModelForSequenceClassification.from_pretrained(path).eval()
-
-    def logits(self, text: str, pair: str | None = None, **cut: Any) -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = self.model(**self.tokenizer(text, pair, return_tensors="pt", **cut)).logits[0]
-        return logits
-
-    def logits_of_ids(self, ids: list[int], types: list[int]) -> torch.Tensor:
-        given = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones((1, len(ids)), dtype=torch.long)}
-        with torch.inference_mode():
-            logits: torch.Tensor = self.model(**given, token_type_ids=torch.tensor([types])).logits[0]
-        return logits
-
-    def content(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Plain]:
     """Models by type and options, each made once."""
-    root = tmp_path_factory.mktemp("tiny")
-    made: dict[str, Plain] = {}
-
-    def get(model_type: str, **chosen: Any) -> Plain:
-        name = "_".join([model_type, *(f"{key}-{len(str(value))}" for key, value in sorted(chosen.items()))])
-        if name not in made:
-            made[name] = Plain(make_classifier(root / name, model_type, **chosen))
-        return made[name]
-
-    return get
-
-
-def engine_of(path: Path, batch_tokens: int = 120, **raw: Any) -> tuple[ClassificationEngine, ClassificationParams]:
-    info = Catalog(path.parent, "", path.parent / ".cache").resolve(path.name)
-    params = check(info, Task.CLASSIFICATION, parse_params(Task.CLASSIFICATION, {"top_k": 100, **raw}))
-    engine = load_engine(info, Task.CLASSIFICATION, params, Device(kind="cpu", batch_tokens=batch_tokens))
-    assert isinstance(engine, ClassificationEngine)
-    assert isinstance(params, ClassificationParams)
-    return engine, params
-
-
-def documents_of(texts: list[str], pairs: list[str] | None = None) -> list[Document]:
-    seconds: Sequence[str | None] = pairs or [None] * len(texts)
-    return [
-        Document(position=100 + index, id=f"d{index}", text=text, text_pair=second)
-        for index, (text, second) in enumerate(zip(texts, seconds, strict=True))
-    ]
-
-
-def classify(
-    engine: ClassificationEngine, params: ClassificationParams, documents: list[Document], usage: Usage | None = None
-) -> list[Result]:
-    usage = usage or Usage()
-    batches = engine.run(engine.prepare(documents, params, usage), usage, lambda: False)
-    results = sorted((result for batch in batches for result in batch), key=lambda result: result.position)
-    assert [(result.position, result.document_id) for result in results] == [
-        (document.position, document.id) for document in documents
-    ]
-    return results
-
-
-def scores(result: Result, labels: tuple[str, ...] = ("negative", "neutral", "positive")) -> np.ndarray[Any, Any]:
-    assert result.output is not None, result.error
-    return np.array([result.output["scores"][label] for label in labels])
-
-
-def same(result: Result, expected: torch.Tensor) -> bool:
-    return bool(np.abs(scores(result) - expected.numpy()).max() < TOLERANCE)
+    return Shelf(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.mark.parametrize("model_type", CLASSIFIERS)
@@ -112,7 +40,7 @@ def test_scores_are_those_of_the_text_alone(tiny: Callable[..., Plain], model_ty
     plain = tiny(model_type)
     engine, params = engine_of(plain.path)
     results = classify(engine, params, documents_of(MIXED))
-    assert engine.runtime["engine"] == "padded"
+    assert engine.runtime["engine"] == ("packed" if model_type in PACKED else "padded")
     assert len({round(float(scores(result)[0]), 3) for result in results}) > 5, "texts must differ in their scores"
     for text, result in zip(MIXED, results, strict=True):
         assert same(result, plain.logits(text).softmax(-1))

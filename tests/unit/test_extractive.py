@@ -54,11 +54,12 @@ def make(root: Path) -> Make:
     """An engine on a tiny BERT with the given pooling configuration."""
 
     def engine(
-        name: str, pooling: dict[str, Any] | None = None, *more: dict[str, Any], batch_tokens: int = 100
-    ) -> ExtractiveEngine:
+        name: str, pooling: dict[str, Any] | None = None, *more: dict[str, Any], batch_tokens: int = 100,
+        model_type: str = "bert",
+    ) -> ExtractiveEngine:  # fmt: skip
         path = root / name
         if not path.exists():
-            make_encoder(path)
+            make_encoder(path, model_type)
             modules = [TRANSFORMER, *([POOLING] if pooling is not None else []), *more]
             (path / "modules.json").write_text(json.dumps(modules))
             (path / "1_Pooling").mkdir()
@@ -118,7 +119,20 @@ def test_a_batch_of_mixed_lengths_is_embedded_as_each_sentence_alone(
         poolings |= {"two": torch.cat([hidden[0], hidden.mean(0)]), "none": hidden.mean(0)}
         expected.append(torch.nn.functional.normalize(poolings[name], dim=0).numpy())
 
+    assert engine.runtime["engine"] == "packed"
     assert np.abs(embedded(engine, SENTENCES) - np.array(expected)).max() < 1e-5
+
+
+@pytest.mark.parametrize(("model_type", "packed"), [("roberta", True), ("modernbert", True), ("mpnet", False)])
+def test_other_encoders_embed_each_sentence_as_alone_packed_or_not(
+    model_type: str, packed: bool, make: Make, root: Path
+) -> None:
+    engine = make(f"other-{model_type}", model_type=model_type)
+    assert engine.runtime["engine"] == ("packed" if packed else "padded")
+    assert ("fallback" in engine.runtime) != packed
+    together = embedded(engine, SENTENCES)
+    alone = np.concatenate([embedded(engine, [sentence]) for sentence in SENTENCES])
+    assert np.abs(together - alone).max() < 1e-5
 
 
 @pytest.mark.parametrize(

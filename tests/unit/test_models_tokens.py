@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tiny_models import CLASSIFIERS, texts_of, tokenizer_for
 from worker.models import tokens
-from worker.models.rows import Rows, plan_rows, unused_id
+from worker.models.rows import Rows, plan_rows, refuse_unknown, unused_id
 from worker.models.tokens import Frame, TextEncoder, Tokens
 
 TEXTS = [*texts_of([3, 40, 1]), "", "  two  spaces \n\n and\ta tab ", "ünïcödé 🙂 漢字"]
@@ -50,6 +50,26 @@ def test_padding_stands_on_one_side_and_nothing_else_moves(left: bool) -> None:
     assert (ids == expected["input_ids"]).all()
     assert (mask == expected["attention_mask"]).all()
     assert (types == expected["token_type_ids"]).all()
+
+
+@pytest.mark.parametrize("model_type", CLASSIFIERS)
+def test_packed_rows_are_the_rows_end_to_end(model_type: str) -> None:
+    tokenizer = tokenizer_for(model_type)
+    encoder = TextEncoder(tokenizer)
+    rows = plan_rows((encoder.encode(TEXTS), encoder.encode(TEXTS[::-1])), encoder.pair, None, "split")
+    batch = np.array([4, 0, 5, 0, 2])
+    ids, types = rows.packed(batch)
+    alone = [rows.padded(np.array([row]), pad=999, pad_type=9, left=False) for row in batch]
+    assert ids.tolist() == [token for row, _, _ in alone for token in row[0]]
+    assert types.tolist() == [kind for _, _, row in alone for kind in row[0]]
+    assert len(ids) == rows.lengths[batch].sum()
+
+
+def test_ids_beyond_the_embeddings_are_refused() -> None:
+    refuse_unknown(np.array([0, 4]), 5)
+    refuse_unknown(np.array([9]), None)
+    with pytest.raises(IndexError, match="5 embeddings"):
+        refuse_unknown(np.array([0, 5]), 5)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "xlnet", "gpt2"])

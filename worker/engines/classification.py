@@ -6,6 +6,7 @@ the scores are those of the plain forward of one text.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,10 @@ from corpusmill.tasks import ClassificationParams, Params
 from worker.device import Device, is_device_lost, is_out_of_memory
 from worker.engines.base import Usage
 from worker.engines.budget import Budget
-from worker.engines.padded import MODEL_ERRORS, PaddedForward
+from worker.engines.packed import forward_for
 from worker.engines.scores import Activation, Scores, SegmentScores, activated, best_labels
+from worker.engines.sizing import tokens_that_fit
+from worker.engines.trial import MODEL_ERRORS
 from worker.models.limits import longest_input
 from worker.models.loading import weight_bytes
 from worker.models.rows import Indices, Rows, plan_rows
@@ -57,6 +60,9 @@ class _Scored:
     failed: list[int] = field(default_factory=list)
 
 
+_Launched = Callable[[], _Scored]
+
+
 class ClassificationEngine:
     """A sequence classifier on a device. `prepare` may run in another thread while `run` holds the device.
 
@@ -70,13 +76,18 @@ class ClassificationEngine:
         self._problem = model.config.problem_type
         self._encoder = TextEncoder(tokenizer)
         self._limit = longest_input(model, tokenizer) or UNBOUNDED_SEGMENT
-        self._budget = Budget(device)
-        self._forward = PaddedForward(
-            model, tokenizer, self._encoder, device=device, limit=self._limit, labels=len(self._labels)
+        chosen = forward_for(
+            model, tokenizer, self._encoder, device=device.torch_device, limit=self._limit, labels=len(self._labels)
         )
+        self._forward = chosen.forward
+        fitting = tokens_that_fit(chosen.forward.logits, chosen.probes.rows, device)
+        self._budget = Budget(device, packs=chosen.forward.packs, fitting=fitting)
+        self._ahead = 1 if device.kind == "cuda" else 0
         self.weight_bytes = weight_bytes(model)
         self.runtime = runtime_of(self._forward.name, model, tokenizer, info, device, dtype)
         self.runtime["longest_input"] = self._limit
+        if chosen.fallback is not None:
+            self.runtime["fallback"] = chosen.fallback
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
         """Tokenize and cut. Documents without text, or too long for the model, are answered here."""
@@ -128,18 +139,30 @@ class ClassificationEngine:
         together = SegmentScores(rows, len(self._labels), maximum=params.multi_label or self._several)
         faults: dict[int, DocumentError] = {}
 
-        def score(batch: list[int]) -> _Scored:
-            return self._scores(rows, np.array(batch), activation, usage)
+        def launch(batch: list[int]) -> _Launched:
+            return self._launched(rows, np.array(batch), activation, usage)
 
-        for batch, scored in self._budget.batches(rows.lengths.tolist(), score, stopped):
+        def finish(batch: list[int], launched: _Launched | None) -> list[Result]:
+            if launched is None:
+                scored = self._nothing(batch)
+                faults.update({int(rows.owner[row]): self._full(int(rows.lengths[row])) for row in batch})
+            else:
+                with usage.phase("model"):
+                    scored = launched()
             with usage.phase("postprocess"):
-                if scored is None:
-                    scored = self._nothing(batch)  # noqa: PLW2901
-                    faults |= {int(rows.owner[row]): self._full(int(rows.lengths[row])) for row in batch}
-                faults |= {int(rows.owner[row]): _FAILED for row in scored.failed if int(rows.owner[row]) not in faults}
+                for row in scored.failed:
+                    faults.setdefault(int(rows.owner[row]), _FAILED)
                 found, scores = together.add(np.array(batch), scored.scores)
-                results = self._results(group, found, scores, params, faults)
-            if results:
+                return self._results(group, found, scores, params, faults)
+
+        # One batch more than is finished is on the device, so that it computes while the host reads the last one.
+        waiting: deque[tuple[list[int], _Launched | None]] = deque()
+        for launched in self._budget.batches(rows.lengths.tolist(), launch, stopped):
+            waiting.append(launched)
+            if len(waiting) > self._ahead and (results := finish(*waiting.popleft())):
+                yield results
+        while waiting:
+            if results := finish(*waiting.popleft()):
                 yield results
 
     def _nothing(self, batch: Sequence[int]) -> _Scored:
@@ -157,13 +180,22 @@ class ClassificationEngine:
         several = params.multi_label or self._several
         return "sigmoid" if several or len(self._labels) == 1 else "softmax"
 
-    def _scores(self, rows: Rows, batch: Indices, activation: Activation, usage: Usage) -> _Scored:
-        with usage.phase("model"):
-            scored = self._isolated(rows, batch, activation)
+    def _launched(self, rows: Rows, batch: Indices, activation: Activation, usage: Usage) -> _Launched:
+        """Put a batch onto the device; what comes back gives its scores. Where the model fails on the batch at once, the
+        texts that it fails on have been found by then."""
         usage.tokens += int(rows.lengths[batch].sum())
         usage.padded_tokens += self._forward.tokens(rows.lengths[batch])
         usage.batches += 1
-        return scored
+        with usage.phase("model"):
+            try:
+                coming = self._forward.launch(rows, batch)
+            except MODEL_ERRORS as error:
+                if is_out_of_memory(error) or is_device_lost(error):
+                    raise
+            else:
+                return lambda: _Scored(activated(coming.get(), activation))
+            found = self._isolated(rows, batch, activation)
+            return lambda: found
 
     def _isolated(self, rows: Rows, batch: Indices, activation: Activation) -> _Scored:
         """Scores of a batch. Where the model fails on it, its halves are tried, down to the texts that it fails on."""
@@ -189,34 +221,45 @@ class ClassificationEngine:
     ) -> list[Result]:
         """Results of the documents at the indices `found`, whose scores are (found, labels)."""
         rows = group.rows
-        orders = best_labels(scores, params.top_k).tolist()
-        finite = np.logical_and.reduce(np.isfinite(scores), axis=1)
+        order = best_labels(scores, params.top_k)
+        outputs = self._outputs(scores, order, params)
+        finite = np.logical_and.reduce(np.isfinite(scores), axis=1).tolist()
+        counts = zip(
+            rows.n_tokens[found].tolist(), rows.n_segments[found].tolist(), rows.truncated[found].tolist(), strict=True
+        )
         results = []
-        for at, index in enumerate(found.tolist()):
-            document, tokens = group.documents[index], int(rows.n_tokens[index])
-            if not finite[at]:
+        for index, output, good, (tokens, segments, truncated) in zip(
+            found.tolist(), outputs, finite, counts, strict=True
+        ):
+            document = group.documents[index]
+            if not good:
                 results.append(failed(document, faults.get(index, _NO_NUMBER), n_tokens=tokens))
                 continue
             results.append(
                 Result(
                     position=document.position,
                     document_id=document.id,
-                    output=self._output(scores[at], orders[at], params),
+                    output=output,
                     n_tokens=tokens,
-                    n_segments=int(rows.n_segments[index]),
-                    truncated=bool(rows.truncated[index]),
+                    n_segments=segments,
+                    truncated=truncated,
                 )
             )
         return results
 
-    def _output(self, scores: Scores, order: list[int], params: ClassificationParams) -> dict[str, Any]:
-        values = scores[order].tolist()
-        best = {self._labels[label]: value for label, value in zip(order, values, strict=True)}
-        output: dict[str, Any] = {"label": self._labels[order[0]], "score": values[0], "scores": best}
+    def _outputs(self, scores: Scores, order: Indices, params: ClassificationParams) -> list[dict[str, Any]]:
+        """Outputs of documents whose scores are (documents, labels), of which `order` (documents, best) are given."""
+        best = np.take_along_axis(scores, order, axis=1).tolist()
+        named = [[self._labels[label] for label in labels] for labels in order.tolist()]
+        outputs: list[dict[str, Any]] = [
+            {"label": names[0], "score": values[0], "scores": dict(zip(names, values, strict=True))}
+            for names, values in zip(named, best, strict=True)
+        ]
         if params.multi_label:
-            above = np.flatnonzero(np.greater_equal(scores, params.threshold or 0.0))
-            output["labels"] = [self._labels[label] for label in above[np.argsort(-scores[above], kind="stable")]]
-        return output
+            above = scores >= (params.threshold or 0.0)
+            for output, labels, holds in zip(outputs, np.argsort(-scores, axis=1, kind="stable"), above, strict=True):
+                output["labels"] = [self._labels[label] for label in labels[holds[labels]].tolist()]
+        return outputs
 
 
 _FAILED = DocumentError(code="internal", message="The model failed on this text.")

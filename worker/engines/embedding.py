@@ -16,8 +16,15 @@ import torch
 from catalog.files import DirectoryFiles
 from corpusmill.errors import ModelFault
 from corpusmill.models import ModelInfo
+from worker.device import is_device_lost
+from worker.engines.probes import Probes, probes_of
+from worker.engines.trial import MODEL_ERRORS, run_alone, why_not_packed
 from worker.models.limits import longest_input
+from worker.models.loading import first_line
+from worker.models.packing import Packing
 from worker.models.rows import Indices, Rows
+from worker.models.tokens import TextEncoder
+from worker.models.transfer import placed
 
 Vectors = npt.NDArray[np.float32]
 
@@ -36,12 +43,14 @@ _UNSTATED_LIMIT = 512
 
 
 class SentenceEncoder:
-    """Embeds rows of tokens as vectors of length one.
+    """Embeds rows of tokens as vectors of length one. Rows run packed where the encoder allows it; `fallback` says why
+    where it does not.
 
-    Raises ModelFault, when it is made, where the model's configuration asks for a module or a pooling not known here.
+    Raises ModelFault, when it is made, where the model's configuration asks for a module or a pooling not known here, or
+    the model cannot be run.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, info: ModelInfo) -> None:
+    def __init__(self, model: Any, tokenizer: Any, info: ModelInfo, texts: TextEncoder) -> None:
         self._model = model
         files = DirectoryFiles(Path(info.path)) if info.path else None
         self.pooling = _pooling_of(info.id, files) if files else ("mean",)
@@ -50,22 +59,61 @@ class SentenceEncoder:
         self.limit = min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=_UNSTATED_LIMIT)
         self._pad = tokenizer.pad_token_id or 0
         self._pad_type = getattr(tokenizer, "pad_token_type_id", 0) or 0
-        self._has_types = "token_type_ids" in tokenizer.model_input_names
+        self._has_types = texts.has_types
+        self._packing = Packing(model, has_types=texts.has_types, device=model.device)
+        self.probes = probes_of(model, tokenizer, texts.single, self.limit)
+        self.fallback = self._try(self.probes)
+
+    @property
+    def packs(self) -> bool:
+        """Whether a batch's size is the sum of its lengths."""
+        return self.fallback is None
+
+    @property
+    def name(self) -> str:
+        """What the job's record calls this way of running."""
+        return "packed" if self.packs else "padded"
+
+    def tokens(self, lengths: Indices) -> int:
+        """Tokens, padding included, that rows of these lengths put through the model."""
+        return int(lengths.sum() if self.packs else lengths.max() * len(lengths))
 
     def vectors(self, rows: Rows, batch: Indices) -> Vectors:
         """Embeddings (batch, width) of some rows, in float32 on the host."""
+        vectors: Vectors = (self._packed if self.packs else self._padded)(rows, batch).numpy()
+        return vectors
+
+    def _try(self, probes: Probes) -> str | None:
+        why = self._packing.obstacle()
+        if why is not None:
+            return why
+        try:
+            alone = run_alone(self._padded, probes, self._packing)
+        except MODEL_ERRORS as error:
+            if is_device_lost(error):
+                raise
+            raise ModelFault(f"The model cannot be run: {type(error).__name__}: {first_line(error)}") from error
+        return why_not_packed(self._packing, self._packed, probes, alone, self._model.dtype)
+
+    def _packed(self, rows: Rows, batch: Indices) -> torch.Tensor:
+        with torch.inference_mode():
+            pack = self._packing.pack(rows, batch)
+            return self._pooled(self._packing.forward(pack, pad=self._pad).last_hidden_state, pack.mask.long())
+
+    def _padded(self, rows: Rows, batch: Indices) -> torch.Tensor:
         ids, mask, types = rows.padded(batch, pad=self._pad, pad_type=self._pad_type, left=False)
         inputs = {"input_ids": self._placed(ids), "attention_mask": self._placed(mask)}
         if self._has_types:
             inputs["token_type_ids"] = self._placed(types)
         with torch.inference_mode():
-            hidden = self._model(**inputs).last_hidden_state.float()
-            pooled = [_pooled(hidden, inputs["attention_mask"], mode) for mode in self.pooling]
-            vectors = torch.nn.functional.normalize(torch.cat(pooled, dim=1), dim=1)
-            return vectors.cpu().numpy()
+            return self._pooled(self._model(**inputs).last_hidden_state, inputs["attention_mask"])
 
     def _placed(self, values: Indices) -> torch.Tensor:
-        return torch.from_numpy(values).to(self._model.device)
+        return placed(values, self._model.device)
+
+    def _pooled(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        pooled = [_pooled(states.float(), mask, mode) for mode in self.pooling]
+        return torch.nn.functional.normalize(torch.cat(pooled, dim=1), dim=1).cpu()
 
 
 def _pooling_of(model_id: str, files: DirectoryFiles) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from worker.engines.base import Usage
 from worker.engines.budget import Budget
 from worker.engines.centrality import Vectors, choose
 from worker.engines.embedding import SentenceEncoder
+from worker.engines.sizing import tokens_that_fit
 from worker.models.loading import weight_bytes
 from worker.models.rows import Indices, Rows, plan_rows
 from worker.models.runtime import runtime_of
@@ -83,14 +84,17 @@ class ExtractiveEngine:
     ) -> None:
         self._info = info
         self._tokens = TextEncoder(tokenizer)
-        self._encoder = SentenceEncoder(model, tokenizer, info)
-        self._budget = Budget(device)
+        self._encoder = SentenceEncoder(model, tokenizer, info, self._tokens)
+        fitting = tokens_that_fit(self._encoder.vectors, self._encoder.probes.rows, device)
+        self._budget = Budget(device, packs=self._encoder.packs, fitting=fitting)
         self.weight_bytes = weight_bytes(model)
         self.runtime: dict[str, Any] = {
-            **runtime_of("extractive", model, tokenizer, info, device, dtype),
+            **runtime_of(self._encoder.name, model, tokenizer, info, device, dtype),
             "pooling": list(self._encoder.pooling),
             "longest_input": self._encoder.limit,
         }
+        if self._encoder.fallback is not None:
+            self.runtime["fallback"] = self._encoder.fallback
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
         """Cut into sentences and tokenize. Raises ModelFault for parameters of another task or method."""
@@ -169,7 +173,7 @@ class ExtractiveEngine:
                     if sums is None:
                         sums = np.zeros((int((prepared.passage_of >= 0).sum()), vectors.shape[1]), np.float32)
                     np.add.at(sums, place[owners], vectors)
-                    _count(rows.lengths[chosen[batch]], usage)
+                    self._count(rows.lengths[chosen[batch]], usage)
                 ready = []
                 for index, count in zip(*np.unique(prepared.passage_of[owners], return_counts=True), strict=True):
                     passage = prepared.passages[index]
@@ -200,8 +204,7 @@ class ExtractiveEngine:
             truncated=passage.truncated,
         )
 
-
-def _count(lengths: Indices, usage: Usage) -> None:
-    usage.batches += 1
-    usage.tokens += int(lengths.sum())
-    usage.padded_tokens += int(lengths.max()) * len(lengths)
+    def _count(self, lengths: Indices, usage: Usage) -> None:
+        usage.batches += 1
+        usage.tokens += int(lengths.sum())
+        usage.padded_tokens += self._encoder.tokens(lengths)

@@ -1,4 +1,4 @@
-"""Segments of encoded texts, and how a batch of them becomes padded arrays.
+"""Segments of encoded texts, and how a batch of them becomes padded or packed arrays.
 
 Knows token ids, frames of special tokens and a length limit. Must not know models, labels or documents beyond their
 index.
@@ -41,27 +41,39 @@ class Rows:
         """Ids, attention mask and token types of some rows, each (batch, longest), padded on the right or `left`."""
         lengths = self.lengths[batch]
         count, width = len(batch), int(lengths.max())
-        ids = np.full((count, width), pad, dtype=np.int64)
-        types = np.full((count, width), pad_type, dtype=np.int64)
+        ids = np.full(count * width, pad, dtype=np.int64)
+        types = np.full(count * width, pad_type, dtype=np.int64)
         at = width - lengths if left else np.zeros(count, dtype=np.int64)
         columns = np.arange(width)
         mask = ((columns >= at[:, None]) & (columns < (at + lengths)[:, None])).astype(np.int64)
-        everyone = np.arange(count)[:, None]
+        self._write(batch, np.arange(count) * width + at, ids, types)
+        return ids.reshape(count, width), mask, types.reshape(count, width)
+
+    def packed(self, batch: Indices) -> tuple[Indices, Indices]:
+        """Ids and token types of some rows end to end, each (tokens,)."""
+        lengths = self.lengths[batch]
+        total = int(lengths.sum())
+        ids, types = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
+        self._write(batch, np.cumsum(lengths) - lengths, ids, types)
+        return ids, types
+
+    def _write(self, batch: Indices, at: Indices, ids: Indices, types: Indices) -> None:
+        """Write each row's ids and types into flat arrays, from its place in `at` (batch,) on."""
         for part, special in enumerate(self.frame.ids):
             if len(special):
                 place = at[:, None] + np.arange(len(special))
-                ids[everyone, place] = special
-                types[everyone, place] = self.frame.types[part]
+                ids[place] = special
+                types[place] = self.frame.types[part]
                 at = at + len(special)
             if part < len(self.texts):
                 starts = self.starts[part][batch]
                 sizes = self.stops[part][batch] - starts
-                row = np.repeat(np.arange(count), sizes)
-                within = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-                ids[row, at[row] + within] = self.texts[part].flat[starts[row] + within]
-                types[row, at[row] + within] = self.frame.text_types[part]
+                before = np.cumsum(sizes) - sizes
+                token = np.arange(int(sizes.sum()))
+                place = np.repeat(at - before, sizes) + token
+                ids[place] = self.texts[part].flat[np.repeat(starts - before, sizes) + token]
+                types[place] = self.frame.text_types[part]
                 at = at + sizes
-        return ids, mask, types
 
 
 def plan_rows(texts: tuple[Tokens, ...], frame: Frame, limit: int | None, long: Long) -> Rows:
@@ -134,3 +146,9 @@ def unused_id(ids: Ids | Indices, vocabulary: int) -> int | None:
     used = np.zeros(vocabulary, dtype=bool)
     used[ids.ravel()] = True
     return None if used.all() else int(np.argmin(used))
+
+
+def refuse_unknown(ids: Ids | Indices, vocabulary: int | None) -> None:
+    """Raise IndexError for ids beyond the model's embeddings: on a GPU they would end the process."""
+    if vocabulary is not None and ids.max() >= vocabulary:
+        raise IndexError(f"the tokenizer gave an id that the model's {vocabulary} embeddings do not hold")
