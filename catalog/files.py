@@ -14,6 +14,10 @@ from corpusmill.errors import UnsuitableModel
 
 #: What shapes a model's outputs; anything else in a directory (cards, checkpoints, logs) leaves its revision as it is.
 RELEVANT = (".json", ".safetensors", ".txt", ".spm", ".model", ".jinja")
+#: JSON and text that speak of a model and are never read with it: its measured figures, and how it was trained.
+ASIDE = frozenset({
+    "figures.json", "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "requirements.txt",
+})  # fmt: skip
 
 
 class ModelFiles(Protocol):
@@ -64,7 +68,9 @@ class DirectoryFiles:
         modules. Raises UnsuitableModel for a link that leaves the root."""
         folders = {"", *(f"{folder}/" for folder in module_folders(self))}
         names = sorted(
-            name for name in self.names() if name.endswith(RELEVANT) and name[: name.rfind("/") + 1] in folders
+            name
+            for name in self.names()
+            if name.endswith(RELEVANT) and name not in ASIDE and name[: name.rfind("/") + 1] in folders
         )
         for name in names:
             if self._root and not (self.path / name).resolve().is_relative_to(self._root):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from catalog.files import DirectoryFiles
@@ -34,10 +35,11 @@ def _digest(path: Path, cache_dir: Path) -> str:
     kept = cache_dir / "digests" / hashlib.sha256(key.encode()).hexdigest()
     try:
         return kept.read_text(encoding="ascii")
-    except FileNotFoundError:
+    except OSError:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        _keep(kept, digest)
+        with suppress(OSError):  # a disk that is full or read-only costs the time to hash it again
+            _keep(kept, digest)
         return digest
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from broker.doorbell import Doorbell
 from cli.devices import ask_torch
+from cli.tables import mend, unusable
 from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, InvalidSettings
 from corpusmill.settings import Settings, refuse_open, settings_from
 
@@ -98,9 +99,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         asked = time.time()
         skew = now(engine) - (asked + time.time()) / 2
     except DatabaseUnavailable as error:
-        yield Finding(
-            check="database", state="fault", found=str(error), mend="Start it, or correct CORPUSMILL_DATABASE_URL."
-        )
+        yield Finding(check="database", state="fault", found=unusable(settings, error), mend=mend(settings))
         return
     finally:
         engine.dispose()

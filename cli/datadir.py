@@ -25,8 +25,9 @@ class DataDirectory:
             # Closed on exec: a child that outlived this process would otherwise keep the lock.
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            reason = "it is no directory" if self.path.is_file() else error.strerror
             raise InvalidSettings(
-                f"CORPUSMILL_DATA_DIR: {self.path} cannot be used ({error.strerror}); choose another directory."
+                f"CORPUSMILL_DATA_DIR: {self.path} cannot be used ({reason}); choose another directory."
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The commands that start, follow and end jobs: submit, jobs, status, cancel, delete.
+"""The commands that start, follow and end jobs: submit, jobs, status, pause, resume, cancel, retry, delete.
 
 Knows the client and how answers are shown. Must not know HTTP, databases or models.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.failures import INTERRUPTED, failed
-from cli.options import JobId, Json, Limit, Url, connect, params_of
+from cli.options import JobId, Json, Limit, StatusName, TaskName, Url, connect, params_of
 from cli.output import print_json, print_pairs, print_table, say
 from cli.progress import bars
 from cli.results import check_output, save
@@ -31,7 +31,7 @@ def submit(
         ),
     ],
     *,
-    task: Annotated[str, typer.Option(help="classification, summarization or translation.", show_default=False)],
+    task: Annotated[TaskName, typer.Option(help="What is to be done.", show_default=False)],
     model: Annotated[
         str, typer.Option(help="A model's id; `corpusmill models` lists those at hand.", show_default=False)
     ],
@@ -107,8 +107,8 @@ def submit(
 
 def jobs(
     *,
-    status: Annotated[str | None, typer.Option(help="Only jobs of this status.", show_default="all")] = None,
-    task: Annotated[str | None, typer.Option(help="Only jobs of this task.", show_default="all")] = None,
+    status: Annotated[StatusName | None, typer.Option(help="Only jobs of this status.", show_default="all")] = None,
+    task: Annotated[TaskName | None, typer.Option(help="Only jobs of this task.", show_default="all")] = None,
     limit: Limit = 50,
     url: Url = None,
     as_json: Json = False,
@@ -150,6 +150,36 @@ def cancel(job_id: JobId, *, url: Url = None, as_json: Json = False) -> None:
     """Stop a job; documents that have their result keep it."""
     with connect(url) as client:
         job = client.job(job_id).cancel()
+    print_json(job.data) if as_json else print(f"{job.id} {job.status}")
+
+
+def pause(job_id: JobId, *, url: Url = None, as_json: Json = False) -> None:
+    """Hold a job; what is on a device goes back into the queue, unharmed."""
+    with connect(url) as client:
+        job = client.job(job_id).pause()
+    print_json(job.data) if as_json else print(f"{job.id} {job.status}")
+
+
+def resume(job_id: JobId, *, url: Url = None, as_json: Json = False) -> None:
+    """Let a paused job go on."""
+    with connect(url) as client:
+        job = client.job(job_id).resume()
+    print_json(job.data) if as_json else print(f"{job.id} {job.status}")
+
+
+def retry(
+    job_id: JobId,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code is then the job's.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Run the failed documents of a job again; those that succeeded keep their results."""
+    with connect(url) as client:
+        job = client.job(job_id).retry()
+        if wait:
+            wait_for(job)
+            _show_outcome(job, as_json=as_json)
     print_json(job.data) if as_json else print(f"{job.id} {job.status}")
 
 

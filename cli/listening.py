@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import json
 import socket
 import time
 
@@ -48,12 +49,23 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def is_ready(host: str, port: int, *, timeout: float = 1.0) -> bool:
     """Whether `/readyz` answers 200 there: the API is up, and so are its database and broker."""
+    return not what_is_missing(host, port, timeout=timeout)
+
+
+def what_is_missing(host: str, port: int, *, timeout: float = 1.0) -> str:
+    """Why `/readyz` does not answer 200 there, as a sentence without its end; empty where it does."""
     connection = http.client.HTTPConnection(_ANYWHERE.get(host, host), port, timeout=timeout)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
+        response = connection.getresponse()
+        if response.status == 200:
+            return ""
+        checks = json.loads(response.read())["checks"]
+        return "; ".join(f"{part}: {check}" for part, check in checks.items() if check != "ok")
     except (OSError, http.client.HTTPException):
-        return False
+        return "the API does not answer"
+    except (ValueError, KeyError):
+        return "something else answers in the API's place"
     finally:
         connection.close()
 

@@ -32,12 +32,12 @@ def _db() -> None:
 def upgrade(data: Data = None) -> None:
     """Bring the database's tables to this version; makes a SQLite file where there is none."""
     from cli.output import say
-    from db.engine import migrate
+    from cli.tables import upgrade as upgrade_tables
 
     settings = settings_from(os.environ, data_dir=data)
     if not settings.database_url:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    migrate(settings.database)
+    upgrade_tables(settings)
     say("The database is up to date.")
 
 

@@ -6,7 +6,8 @@ Knows the client's constructor and `name=value`. Must not know commands.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +18,20 @@ Url = Annotated[
     str | None,
     typer.Option("--url", envvar="CORPUSMILL_URL", help="Address of the server.", show_default="http://127.0.0.1:8000"),
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+TaskName = Literal["classification", "summarization", "translation"]
+StatusName = Literal[
+    "queued", "running", "paused", "cancelling", "completed", "completed_with_errors", "failed", "cancelled"
+]
+
+
+def _job_id(value: str) -> str:
+    """Refuses what a path typed by mistake would be: a server cannot say more of it than that nothing is there."""
+    if not re.fullmatch(r"[\w-]+", value):
+        raise typer.BadParameter(f"{value!r} is no job's id; `corpusmill jobs` lists them.")
+    return value
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False, callback=_job_id)]
 Limit = Annotated[int, typer.Option(min=1, help="Most to show.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 

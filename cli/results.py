@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cli.failures import failed
 from cli.options import JobId, Json, Limit, Url, connect
 from cli.output import print_json, print_table, say
 from cli.progress import bars
@@ -23,7 +24,7 @@ def results(
     job_id: JobId,
     *,
     status: Annotated[
-        str | None, typer.Option(help="Only these: succeeded, failed or cancelled.", show_default="all")
+        Literal["succeeded", "failed", "cancelled"] | None, typer.Option(help="Only these.", show_default="all")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Only documents with this label.", show_default="all")] = None,
     limit: Limit = 20,
@@ -110,8 +111,12 @@ def output_text(output: Any) -> str:
 
 def save(job: Job, output: Path, format: str | None, *, partial: bool) -> None:
     """Exports to a file, with a bar."""
-    with bars() as shown:
-        job.export(output, format=format, partial=partial, progress=lambda done: shown.bytes("export", done, None))
+    try:
+        with bars() as shown:
+            job.export(output, format=format, partial=partial, progress=lambda done: shown.bytes("export", done, None))
+    except OSError as error:
+        again = f"`corpusmill export {job.id} --output FILE` writes the results elsewhere"
+        raise failed(f"{output} could not be written ({error.strerror or error}); {again}.") from None
     say(f"Wrote {output}.")
 
 

@@ -106,6 +106,6 @@ def _settings(**given: object) -> Settings:
 
 
 def _migrate(settings: Settings) -> None:
-    from db.engine import migrate
+    from cli.tables import upgrade
 
-    migrate(settings.database)
+    upgrade(settings)

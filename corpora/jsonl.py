@@ -23,6 +23,7 @@ from corpusmill.documents import Document, IngestError
 MAX_VALUES = 1 << 20
 #: A string, with an unclosed one reaching to the end; possessive, so that it is scanned once whatever it holds.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
+_ARRAY = " A JSON array is not JSON Lines: put each of its objects on a line of its own (`jq -c '.[]'` does)."
 #: Escapes that may stand for a NUL or for half a surrogate pair.
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -65,7 +66,7 @@ def parse_line(line: bytes, number: int, position: int, options: Options) -> Doc
     except UnicodeDecodeError as error:
         return bad_encoding(number, line, error)
     except json.JSONDecodeError as error:
-        message = f"{error.msg} at character {error.pos + 1}."
+        message = f"{error.msg} at character {error.pos + 1}.{_ARRAY if line.lstrip().startswith(b'[') else ''}"
         return fault(number, "invalid_json", message, str(error.pos + 1))
     except Refused as refused:
         return fault(number, refused.code, str(refused), refused.column)
@@ -86,7 +87,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return clean(value) if _SUSPECT.search(line) else value
     if value is None and not text.strip():
         return None
-    raise Refused("wrong_type", f"A line must hold an object, not {kind_of(value)}.")
+    hint = _ARRAY if isinstance(value, list) else ""
+    raise Refused("wrong_type", f"A line must hold an object, not {kind_of(value)}.{hint}")
 
 
 def _parsed(text: str) -> Any:

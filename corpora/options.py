@@ -13,12 +13,14 @@ class Limits:
     """How much is read, in bytes; the defaults are those of the settings of the same names.
 
     `max_upload_bytes` counts decoded bytes. `max_document_bytes` bounds a line, a record and a document.
-    `max_expansion` is the ratio of decoded to received bytes, judged after the first 10 MiB.
+    `max_expansion` is the ratio of decoded to received bytes, judged after the first 10 MiB. `parquet_seconds` is no size:
+    it bounds the processor time of the child that reads a Parquet file.
     """
 
     max_upload_bytes: int = 16 << 30
     max_document_bytes: int = 16 << 20
     max_expansion: int = 200
+    parquet_seconds: int = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

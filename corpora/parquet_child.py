@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,7 @@ def read_parquet_apart(
 ) -> Iterator[Document | IngestError]:
     """What `parquet.read_parquet` gives and raises; `file` must be one of the operating system's.
 
-    Raises InvalidRequest too where the child died of the file.
+    Raises InvalidRequest too where the child died of the file, and TooLarge where it took too long over it.
     """
     request = {"options": asdict(options), "start": start, "spent": budget.spent, "received": budget.received()}
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
@@ -48,14 +49,14 @@ def read_parquet_apart(
             env={**os.environ, "PYTHONPATH": path},
         )
         try:
-            yield from _items(child, budget, start, complaints)
+            yield from _items(child, budget, start, complaints, options.limits.parquet_seconds)
         finally:
             child.kill()
             child.communicate()
 
 
 def _items(
-    child: subprocess.Popen[bytes], budget: Budget, position: int, complaints: IO[bytes]
+    child: subprocess.Popen[bytes], budget: Budget, position: int, complaints: IO[bytes], seconds: int
 ) -> Iterator[Document | IngestError]:
     assert child.stdout is not None
     for line in child.stdout:
@@ -69,7 +70,12 @@ def _items(
         else:
             budget.spend(int(line[1:]) - budget.spent)
             return
-    if child.wait() < 0:
+    if child.wait() == -signal.SIGXCPU:
+        raise TooLarge(
+            f"The Parquet file takes more than {seconds} s of processor time to read (CORPUSMILL_PARQUET_SECONDS). Write it "
+            "again, in several files where it is very large."
+        )
+    if child.returncode < 0:
         raise InvalidRequest("The Parquet file cannot be read: its reader could not survive it. Write it again.")
     complaints.seek(0)
     last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -82,13 +88,20 @@ def _refuse(code: str, message: str, faults: list[list[str]]) -> NoReturn:
     raise InvalidRequest(message, *(FieldFault(*fault) for fault in faults))
 
 
+def _bound(what: int, limit: int) -> None:
+    """Limit this process, no further than it is limited already; beyond RLIMIT_CPU the kernel sends SIGXCPU."""
+    _, most = resource.getrlimit(what)
+    resource.setrlimit(what, (min(most, limit) if most >= 0 else limit, most))
+
+
 def main(request: dict[str, Any]) -> None:
     """The child: read the file at standard input, write items to standard output."""
     from corpora.parquet import read_parquet
 
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (min(most, ADDRESS_SPACE) if most >= 0 else ADDRESS_SPACE, most))
+    _bound(resource.RLIMIT_AS, ADDRESS_SPACE)
     options = Options(**request["options"] | {"limits": Limits(**request["options"]["limits"])})
+    _bound(resource.RLIMIT_CPU, options.limits.parquet_seconds)
+    _bound(resource.RLIMIT_CORE, 0)
     received = request["received"]
     budget = Budget(options.limits, lambda: received, request["spent"])
     with os.fdopen(0, "rb") as file, os.fdopen(1, "w", encoding="utf-8", buffering=1 << 20) as out:

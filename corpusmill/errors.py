@@ -96,6 +96,12 @@ class ModelFault(CorpusmillError):
     code = "model_fault"
 
 
+class DeviceLost(CorpusmillError):
+    """A fault of the device that only a new process can get over; it says nothing against the documents."""
+
+    code = "device_lost"
+
+
 DocumentErrorCode = Literal[
     "empty_text", "too_long", "unsupported_language", "out_of_memory", "timeout", "worker_lost", "internal"
 ]

@@ -152,7 +152,9 @@ class Client:
         try:
             return self._create(request | {"corpus": corpus.id})
         except CorpusmillError as error:
-            error.detail += f" The corpus itself was uploaded and is kept as {corpus.id}."
+            error.detail += (
+                f" The corpus itself was uploaded and is kept as {corpus.id}: submit that instead of the file."
+            )
             raise
 
     def classify(self, source: Source, *, model: str, **options: Any) -> Job:

@@ -87,9 +87,11 @@ def format_of(name: str) -> tuple[str, str | None]:
     extension = parts[-2] if encoding and len(parts) > 1 else parts[-1]
     if extension not in MEDIA:
         known = ", ".join(f".{each}" for each in MEDIA)
+        hint = "Say it with format=… (--format)."
+        if extension == "json":
+            hint = "Where each line holds an object, it is JSON Lines: say so with format='jsonl' (--format jsonl)."
         raise ValueError(
-            f"The format of {name!r} is not known from its name. Known: {known}, each also with .gz or .zst. "
-            "Say it with format=… (--format)."
+            f"The format of {name!r} is not known from its name. Known: {known}, each also with .gz or .zst. {hint}"
         )
     return MEDIA[extension], encoding
 

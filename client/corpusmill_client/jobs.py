@@ -162,7 +162,24 @@ class Job:
 
     def cancel(self) -> Job:
         """Asks for the job to be stopped; documents that have their result keep it."""
-        answer = self._transport.json("POST", path_of("jobs", self.id, "cancel"), repeatable=True)
+        return self._move("cancel")
+
+    def pause(self) -> Job:
+        """Asks for the job to be held: no more of it is started, and what is on a device is put back."""
+        return self._move("pause")
+
+    def resume(self) -> Job:
+        """Lets a paused job go on."""
+        return self._move("resume")
+
+    def retry(self) -> Job:
+        """Runs the failed documents of a job that has ended again. Raises CorpusmillError (`conflict`) where there are
+        none to run."""
+        # Sent twice it would be refused the second time, although the first did what was asked.
+        return self._move("retry", repeatable=False)
+
+    def _move(self, move: str, *, repeatable: bool = True) -> Job:
+        answer = self._transport.json("POST", path_of("jobs", self.id, move), repeatable=repeatable)
         if isinstance(answer, Mapping) and answer.get("id") == self.id:
             self._data = answer
             return self

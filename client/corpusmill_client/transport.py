@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 #: Seconds of trying again: for a server that never answered, and for one that did and may be starting anew.
 FIRST_PATIENCE, PATIENCE = 1.0, 30.0
 LONGEST_DELAY = 10.0
+_PREFIX = "/api/v1"
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
@@ -42,13 +43,16 @@ def backoff(attempt: int, floor: float = 0.0) -> float:
 
 
 def address(url: str) -> str:
-    """The server's address in full, without a slash at its end. Raises ValueError where it is none."""
+    """The server's address in full, without a slash at its end or the prefix of its API, which every request adds.
+
+    Raises ValueError where it is none.
+    """
     full = url.strip()
     full = full if "://" in full else f"http://{full}"
     parts = urlsplit(full)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"{url!r} is no address of a server; one looks like http://127.0.0.1:8000")
-    return full.rstrip("/")
+    return full.rstrip("/").removesuffix(_PREFIX).rstrip("/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Transport:
             content = body() if body else None
             request = self._http.build_request(
                 method,
-                f"/api/v1{path}",
+                f"{_PREFIX}{path}",
                 params={key: value for key, value in (params or {}).items() if value is not None},
                 json=json,
                 headers=headers,

@@ -21,6 +21,9 @@ import pytest
 
 from broker.address import redis_client, socket_path, socket_url
 from broker.embedded import Embedded
+from cli.service import cuda_devices
+from corpusmill.errors import InvalidSettings
+from corpusmill.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CLI = [sys.executable, "-m", "cli"]
@@ -310,3 +313,10 @@ def test_the_doctor_names_each_part_that_does_not_answer(tmp_path: Path) -> None
     )  # fmt: skip
     faults = {check["check"] for check in json.loads(found.stdout)["checks"] if check["state"] == "fault"}
     assert (found.returncode, faults) == (1, {"database", "broker", "models root"})
+
+
+def test_a_cuda_device_that_is_not_there_is_refused() -> None:
+    if cuda_devices(Settings(device="auto")):
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InvalidSettings, match="CORPUSMILL_DEVICE is cuda"):
+        cuda_devices(Settings(device="cuda"))

@@ -102,6 +102,16 @@ class Peer:
         } | extra  # fmt: skip
         return self.jobs[id]
 
+    def move(self, id: str, move: str) -> None:
+        """Pauses, resumes, cancels or runs again, whatever the job's state; a retried job finds texts where none were."""
+        if move == "retry":
+            self.at[id] = 0
+            for document in self.documents[self.jobs[id]["corpus"]]:
+                document["text"] = document["text"].strip() or "now there is one"
+        else:
+            self.jobs[id]["paused"] = move == "pause"
+            self.jobs[id]["cancelled"] = move == "cancel"
+
     def job(self, id: str) -> dict[str, Any]:
         """The job as it stands: after `steps` questions every document has its result; empty texts fail."""
         data, documents = self.jobs[id], self.documents[self.jobs[id]["corpus"]]
@@ -114,11 +124,13 @@ class Peer:
             status = "failed"
         elif cancelled:
             status = "cancelled"
+        elif data.get("paused"):
+            status = "paused"
         elif done == total:
             status = "completed" if not failed else "completed_with_errors" if failed < total else "failed"
         counts = {"total": total, "succeeded": done - failed, "failed": failed, "cancelled": cancelled}
         pending = total - done - cancelled
-        return {key: value for key, value in data.items() if key != "cancelled"} | {
+        return {key: value for key, value in data.items() if key not in {"cancelled", "paused"}} | {
             "status": status, "counts": counts | {"pending": pending}, "progress": (total - pending) / (total or 1),
             "documents_per_second": 10.0, "eta_seconds": pending / 10,
         }  # fmt: skip
@@ -283,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts == ["jobs"]:
             self._create(json.loads(seen.body))
         else:
-            peer.jobs[parts[1]]["cancelled"] = True
+            peer.move(parts[1], parts[2])
             self._json(202, peer.job(parts[1]))
 
     def _create(self, body: dict[str, Any]) -> None:

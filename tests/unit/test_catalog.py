@@ -57,6 +57,8 @@ def test_a_changed_file_changes_the_revision_and_a_card_does_not(catalog: Catalo
     before = catalog.resolve("reviews").revision
     (root / "reviews" / "README.md").write_text("A card.")
     (root / "reviews" / "training_args.bin").write_bytes(b"x")
+    (root / "reviews" / "figures.json").write_text('{"accuracy": 91.5}')
+    (root / "reviews" / "trainer_state.json").write_text("{}")
     assert catalog.resolve("reviews").revision == before
     (root / "reviews" / "model.safetensors").write_text("other weights")
     assert catalog.resolve("reviews").revision != before
@@ -71,6 +73,13 @@ def test_a_large_file_that_changes_in_place_is_hashed_again(catalog: Catalog, ro
     weights.write_bytes(b"b" * (1 << 20))
     os.utime(weights, ns=(1, 1))  # same size, same modification time
     assert catalog.resolve("reviews").revision != before
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    (root / "reviews" / "model.safetensors").write_bytes(b"a" * (1 << 20))
+    (tmp_path / "file").touch()  # no directory can be made below it
+    kept, unkept = Catalog(root, "*", tmp_path / "cache"), Catalog(root, "*", tmp_path / "file" / "cache")
+    assert unkept.resolve("reviews").revision == kept.resolve("reviews").revision
 
 
 def test_a_large_file_is_read_once_for_all_catalogs_that_share_a_cache(root: Path, tmp_path: Path) -> None:
@@ -176,3 +185,18 @@ def test_the_catalog_needs_neither_torch_nor_transformers(tmp_path: Path) -> Non
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture"),
+    [
+        ("gpt2", "GPT2LMHeadModel"), ("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"),
+        ("gemma3_text", "Gemma3ForCausalLM"), ("bloom", "BloomForCausalLM"), ("mamba", "MambaForCausalLM"),
+    ],
+)  # fmt: skip
+def test_a_causal_model_does_every_task_and_has_no_labels(
+    catalog: Catalog, root: Path, model_type: str, architecture: str
+) -> None:
+    write_model(root / "chat", {"architectures": [architecture], "model_type": model_type})
+    info = catalog.resolve("chat")
+    assert (info.family, set(info.tasks), info.labels) == ("causal", set(Task), ())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-import cli
+from cli.commands import COMMANDS, app
 from cli.output import cell, span
 from cli.progress import size
 from tests.unit.contract_peer import Peer
@@ -32,7 +32,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
 @pytest.fixture
 def run(peer: Peer) -> Run:
     def invoke(*arguments: object, stdin: str | None = None) -> Result:
-        return CliRunner().invoke(cli.app, [str(each) for each in arguments], input=stdin)
+        return CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
 
     return invoke
 
@@ -175,6 +175,7 @@ def test_a_server_that_is_not_there_is_one_sentence_with_the_way_out(run: Run) -
         (["--format", "xlsx"], "'xlsx' is not known"),
         (["--priority", "high"], "--priority"),
         (["--url", "ftp://host"], "no address of a server"),
+        (["--task", "classify"], "'classification', 'summarization', 'translation'"),
     ],
 )
 def test_exit_code_2_means_wrong_usage_and_nothing_was_sent(
@@ -205,6 +206,19 @@ def test_field_options_cannot_change_a_corpus_that_is_there(run: Run) -> None:
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["submit"], ["status"], ["jobs", "--nonsense"]])
 def test_other_wrong_usage_is_exit_code_2_as_well(run: Run, arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("id", ["", "../corpora", "job_1/results", "job 1"])
+def test_what_cannot_be_a_jobs_id_is_wrong_usage_and_says_where_ids_are(run: Run, peer: Peer, id: str) -> None:
+    done = run("metrics", id)
+    assert (done.exit_code, "corpusmill jobs" in " ".join(done.stderr.split())) == (2, True)
+    assert not peer.seen
+
+
+def test_jobs_of_a_status_that_does_not_exist_are_wrong_usage(run: Run, peer: Peer) -> None:
+    done = run("jobs", "--status", "done")
+    assert (done.exit_code, "completed_with_errors" in done.stderr) == (2, True)
+    assert not peer.seen
 
 
 def test_a_misspelt_command_is_answered_with_the_nearest(run: Run) -> None:
@@ -271,6 +285,18 @@ def test_metrics_are_shown_with_their_intervals_and_the_confusion_matrix(run: Ru
     assert lines[1].split("\t") == ["accuracy", "0.91", "0.8", "0.95", "3", "1.0"]
     assert lines[3:] == ["REFERENCE\tas a\tas b", "a\t2\t0", "b\t1\t0"]
     assert json.loads(run("metrics", "job_0", "--json").stdout) == peer.metrics
+
+
+def test_a_job_is_paused_and_resumed(run: Run, good: Path) -> None:
+    submitted(run, good)
+    assert run("pause", "job_0").stdout == "job_0 paused\n"
+    assert json.loads(run("resume", "job_0", "--json").stdout)["status"] == "running"
+
+
+def test_a_retried_job_runs_its_failed_documents_again(run: Run, mixed: Path) -> None:
+    assert submitted(run, mixed, "--wait").exit_code == 3
+    done = run("retry", "job_0", "--wait")
+    assert (done.exit_code, "succeeded\t2\n" in done.stdout) == (0, True)
 
 
 def test_a_deleted_job_is_gone(run: Run, good: Path) -> None:
@@ -348,12 +374,19 @@ def test_a_disk_that_is_full_is_said_in_a_sentence(run: Run, good: Path) -> None
     assert (done.exit_code, "Error:" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
 
 
+def test_an_output_that_cannot_be_written_says_that_the_results_are_not_lost(run: Run, good: Path) -> None:
+    done = submitted(run, good, "--output", "/proc/x.csv")
+    assert done.exit_code == 1
+    assert "Error: /proc/x.csv could not be written (" in done.stderr
+    assert "corpusmill export job_0 --output" in done.stderr
+
+
 def test_the_version_is_printed(run: Run) -> None:
     assert run("--version").stdout.startswith("corpusmill 0.")
 
 
 def test_every_command_has_a_help_text(run: Run) -> None:
-    for command in cli.COMMANDS:
+    for command in COMMANDS:
         shown = run(command, "--help")
         assert shown.exit_code == 0, shown.stderr
         assert shown.stdout.splitlines()[3].strip(), f"{command} says nothing of itself"

@@ -16,8 +16,8 @@ from corpusmill_client import Client
 from corpusmill_client.views import Metric, Metrics
 from typer.testing import CliRunner, Result
 
-import cli
 import demo as corpora
+from cli.commands import app
 from cli.demo import PARTS, examples, metric_lines
 from cli.own_server import ServerFault, own_server
 from tests.unit.contract_peer import Peer
@@ -67,7 +67,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.app, ["demo", *(str(each) for each in arguments)])
+    return CliRunner().invoke(app, ["demo", *(str(each) for each in arguments)])
 
 
 def test_the_demo_shows_a_table_and_three_examples_of_each_task(peer: Peer) -> None:

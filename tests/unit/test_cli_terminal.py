@@ -55,6 +55,15 @@ def test_a_terminal_gets_bars_and_drawn_tables(peer: Peer, environ: dict[str, st
     assert "─" in drawn
 
 
+def test_ctrl_c_is_no_traceback_even_while_the_program_is_being_loaded(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import signal; signal.raise_signal(signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run(
+        [*PROGRAM, "jobs"], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_a_reader_that_has_had_enough_ends_an_export_quietly(peer: Peer, environ: dict[str, str]) -> None:
     corpus = peer.add_corpus([{"text": "one" * 100}] * 5_000)
     job = peer.add_job(corpus["id"])

@@ -121,7 +121,7 @@ def test_the_address_and_the_key_come_from_the_environment(peer: Peer, monkeypat
         assert [model.id for model in keyed.models()] == ["echo"]
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:1", "http://127.0.0.1:1/", " http://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["127.0.0.1:1", "http://127.0.0.1:1/", " http://127.0.0.1:1", "127.0.0.1:1/api/v1/"])
 def test_an_address_may_be_written_short(url: str) -> None:
     with Client(url) as client:
         assert client.url == "http://127.0.0.1:1"
@@ -161,6 +161,12 @@ def test_an_unknown_format_is_refused_with_those_that_are_known(client: Client, 
     (tmp_path / "a.xlsx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"'a.xlsx'.*\.parquet.*format="):
         client.upload(tmp_path / "a.xlsx")
+
+
+def test_a_json_file_is_refused_with_what_may_be_meant(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"JSON Lines.*format='jsonl'"):
+        client.upload(tmp_path / "x.json")
 
 
 def test_the_format_may_be_said_where_the_name_does_not(client: Client, peer: Peer, tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_a_refused_parameter_says_where_it_is_and_what_is_known(client: Client) 
 
 
 def test_a_job_refused_after_its_upload_says_where_the_corpus_is_kept(client: Client, reviews: Path) -> None:
-    with pytest.raises(CorpusmillError, match=r"no model other here.*kept as corpus_0"):
+    with pytest.raises(CorpusmillError, match=r"no model other here.*kept as corpus_0: submit that"):
         client.classify(reviews, model="other")
 
 

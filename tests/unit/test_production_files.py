@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from corpusmill.settings import settings_from
+from worker.pulse import Pulse
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +22,7 @@ def compose() -> dict[str, Any]:
     # Anchors and merge keys are YAML's; required variables get values, as `docker compose` would take them from .env.
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     text = re.sub(r"\$\{(\w+):\?[^}]*\}", r"a-\1", text)
-    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    text = re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
 
@@ -59,8 +62,39 @@ def test_nothing_starts_before_the_tables_are_there(compose: dict[str, Any]) -> 
         assert compose["services"][name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
 
-def test_what_answers_requests_says_whether_it_is_well(compose: dict[str, Any]) -> None:
-    assert all("healthcheck" in compose["services"][name] for name in ("postgresql", "broker", "api"))
+def test_every_service_that_goes_on_says_whether_it_is_well(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert ("healthcheck" in service) == (name != "migrate"), name
+
+
+def test_workers_and_sweeper_are_well_while_their_pulse_is_young(compose: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("sweep", "worker-gpu-0", "worker-cpu"):
+        service = compose["services"][name]
+        kind, check = service["healthcheck"]["test"]
+        path = service["environment"]["CORPUSMILL_PULSE_FILE"]
+        assert (kind, path in check) == ("CMD-SHELL", True)
+        pulse = Pulse(tmp_path / name)
+        command = ["sh", "-c", check.replace(path, str(pulse.path))]
+        assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode != 0
+        pulse.beat()
+        assert subprocess.run(command, check=False).returncode == 0
+        os.utime(tmp_path / name, (0, 0))
+        assert subprocess.run(command, check=False).returncode != 0
+
+
+def test_the_hubs_token_and_the_models_that_may_be_used_reach_api_and_workers(compose: dict[str, Any]) -> None:
+    for name in ("api", "worker-gpu-0", "worker-cpu"):
+        environment = compose["services"][name]["environment"]
+        assert environment["CORPUSMILL_HUB_MODELS"] == "*"
+        assert "HF_TOKEN" in environment
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    assert 'CORPUSMILL_HUB_MODELS: "${CORPUSMILL_HUB_MODELS-*}"' in text  # not `:-`: an empty list is a list
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example_environment() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
+    given = re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(given) == wanted
 
 
 def test_a_gpu_worker_reserves_one_device(compose: dict[str, Any]) -> None:

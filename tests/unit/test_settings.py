@@ -26,6 +26,17 @@ def test_a_variable_that_is_no_setting_is_refused_by_name() -> None:
         settings_from({"CORPUSMILL_LEASE_SECOND": "3"})
 
 
+def test_a_variable_that_is_no_setting_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InvalidSettings, match="did you mean CORPUSMILL_LEASE_SECONDS"):
+        settings_from({"CORPUSMILL_LEASE": "3"})
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://u@h/d", "sqlite://relative.db", "postgresql:/h/d"])
+def test_a_database_of_another_kind_is_refused_with_those_that_are_known(url: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"CORPUSMILL_DATABASE_URL: .*sqlite:///.*postgresql://"):
+        settings_from({"CORPUSMILL_DATABASE_URL": url})
+
+
 def test_a_wrong_value_is_refused_with_the_variable_s_name() -> None:
     with pytest.raises(InvalidSettings, match="CORPUSMILL_PORT"):
         settings_from({"CORPUSMILL_PORT": "99999"})

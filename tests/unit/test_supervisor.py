@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from cli.datadir import DataDirectory
 from cli.devices import cuda_ids
-from cli.listening import bracketed, is_ready, listen
-from cli.service import cuda_devices, worker_plans
+from cli.listening import bracketed, is_ready, listen, what_is_missing
+from cli.service import worker_plans
 from cli.supervise import Signals, Watched, said_of
 from corpusmill.errors import BrokerUnavailable, InvalidSettings
 from corpusmill.settings import Settings, refuse_open
@@ -133,13 +135,6 @@ def test_more_workers_than_devices_take_turns_on_them() -> None:
     assert [extra["CUDA_VISIBLE_DEVICES"] for _, _, extra in plans] == ["GPU-a", "GPU-b", "GPU-a"]
 
 
-def test_a_cuda_device_that_is_not_there_is_refused() -> None:
-    if cuda_devices(Settings(device="auto")):
-        pytest.skip("this machine has a CUDA device")
-    with pytest.raises(InvalidSettings, match="CORPUSMILL_DEVICE is cuda"):
-        cuda_devices(Settings(device="cuda"))
-
-
 def test_threads_that_are_set_are_used() -> None:
     [(_, settings, extra)] = worker_plans(Settings(threads=3), [])
     assert (settings.threads, extra["OMP_NUM_THREADS"]) == (3, "3")
@@ -179,6 +174,36 @@ def test_a_port_that_is_taken_is_refused_with_its_address(monkeypatch: pytest.Mo
         with pytest.raises(InvalidSettings, match=f"127.0.0.1:{port}"):
             listen("127.0.0.1", port)
         assert not is_ready("127.0.0.1", port, timeout=0.05), "nobody answers on it yet"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "missing"),
+    [
+        (200, b"{}", ""),
+        (503, b'{"checks": {"database": "does not answer", "broker": "ok"}}', "database: does not answer"),
+        (404, b"<h1>Not here</h1>", "something else answers in the API's place"),
+    ],
+)
+def test_what_keeps_a_service_from_being_ready_is_said(status: int, body: bytes, missing: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert what_is_missing("127.0.0.1", server.server_port) == missing
+        server.shutdown()
+
+
+def test_a_file_in_the_place_of_the_data_directory_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidSettings, match="it is no directory"):
+        DataDirectory(tmp_path / "file")
 
 
 def test_an_ipv6_address_is_bracketed_in_a_url() -> None:
