@@ -187,7 +187,11 @@ class Heartbeat:
         with self._lock:
             held = list(self._held.values())
         for one in held:
-            transact(self.engine, partial(_release, claim=one.claim), patience=2.0)
+            try:
+                transact(self.engine, partial(_release, claim=one.claim), patience=2.0)
+            except DatabaseUnavailable:
+                self._give_back_at = time.monotonic()  # at the next beat, for as long as this process is let live
+                return
             one.reason = "lost"
 
 

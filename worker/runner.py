@@ -103,7 +103,10 @@ class Runner:
         return self._heartbeat.draining
 
     def take(self, *, ahead: bool) -> Ready | None:
-        """Claim and prepare the next shard; jobs whose model or corpus cannot be used fail on the way."""
+        """Claim and prepare the next shard; jobs whose model or corpus cannot be used fail on the way.
+
+        Raises OSError where this machine cannot do it now: it is for another worker, or for the next bell.
+        """
         while True:
             claim = transact(
                 self._database,
@@ -123,6 +126,9 @@ class Runner:
                 self._heartbeat.drop(held)  # the job was deleted between the claim and now
             except DatabaseUnavailable:
                 self.give_back(held)  # nothing is wrong with the shard
+            except OSError:
+                self.give_back(held)  # nor is it where this machine is out of file descriptors, or a disk fails
+                raise
             except Exception as error:  # noqa: BLE001 — as below
                 self.surrender(held, error)
 
@@ -172,7 +178,10 @@ class Runner:
         def give_way(connection: Connection) -> bool:
             return shards.gives_way(connection, ready.held.claim) and shards.release(connection, ready.held.claim)
 
-        given = transact(self._database, give_way)
+        try:
+            given = transact(self._database, give_way, patience=1.0)
+        except DatabaseUnavailable:
+            return False  # it is in hand, and may as well be run
         if given:
             self._heartbeat.drop(ready.held)
         return given

@@ -42,8 +42,13 @@ class Stack:
     def upload(self, body: bytes, media_type: str = "application/x-ndjson", **query: str) -> dict[str, Any]:
         response = self.http.post("/api/v1/corpora", content=body, params=query, headers={"Content-Type": media_type})
         assert response.status_code == 201, response.text
-        corpus: dict[str, Any] = response.json()
+        return self.ready(response.json())
+
+    def ready(self, corpus: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+        """The corpus once it has been read."""
+        deadline = time.monotonic() + seconds
         while corpus["status"] == "validating":
+            assert time.monotonic() < deadline, f"not read: {corpus}\n{self.logs()}"
             time.sleep(0.2)
             corpus = self.get(f"/corpora/{corpus['id']}")
         return corpus

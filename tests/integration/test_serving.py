@@ -11,7 +11,7 @@ import pytest
 
 from corpora import store_items
 from corpusmill.documents import Document, Result
-from corpusmill.errors import ModelFault
+from corpusmill.errors import DatabaseUnavailable, ModelFault
 from corpusmill.models import ModelInfo
 from corpusmill.settings import settings_from
 from corpusmill.shards import Slice
@@ -208,6 +208,18 @@ def test_a_job_that_comes_late_waits_for_no_more_than_the_shard_in_progress(
     serve(runner(database, tmp_path, engine))
     # of the streamed shards the next one may have begun
     assert engine.order.index(0, 1) in {SHARD, 2 * SHARD}
+    assert len(labels(database, job)) == DOCUMENTS
+
+
+def test_a_shard_read_ahead_is_run_though_nobody_can_say_whether_it_should_give_way(
+    database: Engine, job: jobs.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> bool:
+        raise DatabaseUnavailable("for longer than anybody waits")
+
+    monkeypatch.setattr(shards, "gives_way", away)
+    engine = Recorder(database)
+    assert serve(runner(database, tmp_path, engine)) == DOCUMENTS // SHARD
     assert len(labels(database, job)) == DOCUMENTS
 
 

@@ -183,7 +183,7 @@ def test_bytes_come_while_rows_do(format_: export.ExportFormat) -> None:
 
     def rows() -> Iterator[Row]:
         nonlocal given
-        for position in range(50_000):
+        for position in range(20_000):
             given += 1
             yield document(position, "text " * 20), result(position)
 
@@ -191,7 +191,7 @@ def test_bytes_come_while_rows_do(format_: export.ExportFormat) -> None:
     assert next(stream)
     assert 0 < given < 10_000
     assert sum(map(len, stream)) > 10_000
-    assert given == 50_000
+    assert given == 20_000
 
 
 @pytest.mark.parametrize("format_", list(export.ExportFormat))

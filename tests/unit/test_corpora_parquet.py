@@ -6,10 +6,7 @@ import contextlib
 import datetime as dt
 import decimal
 import io
-import os
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpora import Format, Limits, Options, Upload, read
+from corpora import Limits, Options
 from corpora.parquet import read_parquet
 from corpora.parquet_pages import check_footer
 from corpora.parquet_values import readable, sizes
 from corpora.readers import Item
 from corpora.streams import Budget
 from corpusmill.documents import Document, IngestError
-from corpusmill.errors import CorpusmillError, InvalidRequest, TooLarge
+from corpusmill.errors import InvalidRequest, TooLarge
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> bytes:
@@ -34,7 +31,8 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
 
 
 def items(data: bytes, **options: Any) -> list[Item]:
-    return list(read(io.BytesIO(data), Upload(Format.PARQUET), Options(**options)))
+    """What the file holds, read in this process and not in the child that a service reads it in."""
+    return list(read_parquet(io.BytesIO(data), Budget(Limits(), lambda: len(data)), Options(**options)))
 
 
 def fields(columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -200,39 +198,10 @@ WHOLE = parquet({"text": ["abc", "def"] * 50, "tags": [["x"], None] * 50, "n": l
 
 
 def test_a_damaged_file_never_raises_anything_but_our_errors() -> None:
-    # Seeds with which Arrow 26 ended its process: they are for the child, below.
+    # Seeds with which Arrow 26 ended its process: they are for the child, in the tests of integration.
     for seed in set(range(700)) - {172, 650}:
         with contextlib.suppress(InvalidRequest, TooLarge):
             list(read_parquet(io.BytesIO(damaged(WHOLE, seed)), Budget(Limits(), lambda: 1 << 20), Options()))
-
-
-@pytest.mark.parametrize("seed", [172, 650, 1925, 2614])
-def test_a_file_that_its_reader_does_not_survive_is_refused(seed: int) -> None:
-    with contextlib.suppress(InvalidRequest, TooLarge):
-        items(damaged(WHOLE, seed))
-
-
-@pytest.mark.parametrize(("ending", "error"), [("kill -9 $$", InvalidRequest), ("exit 1", CorpusmillError)])
-def test_a_reader_that_dies_is_a_refusal_and_one_that_fails_is_our_fault(
-    ending: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\n{ending}\n")
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(CorpusmillError) as refusal:
-        items(WHOLE)
-    assert type(refusal.value) is error
-
-
-def test_a_reader_ends_when_nobody_wants_more(tmp_path: Path) -> None:
-    path = tmp_path / "many.parquet"
-    path.write_bytes(parquet({"text": [f"document {number}" for number in range(50_000)]}))
-    reading = read(path, Upload(Format.PARQUET), Options())
-    assert isinstance(next(reading), Document)
-    reading.close()  # type: ignore[attr-defined]
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
 
 
 def schema_of(children: list[int]) -> bytes:
