@@ -28,7 +28,7 @@ _LEAST_ROOM = 8
 _WHOLE = Cut("", (Segment(""),))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Draft:
     """A document on its way: the tokens of its segments and the outputs that have come back.
 
@@ -67,8 +67,9 @@ class Draft:
 class Drafter:
     """Makes drafts of documents for one model and one set of parameters.
 
-    `positions` is the longest source that the model takes, special tokens included. Raises ModelFault where the prefix
-    leaves no room for a text.
+    `positions` is the longest source that the model takes, special tokens included, and `embeddings` how many tokens it
+    knows. Raises ModelFault where the prefix leaves no room for a text, and later where the tokenizer gives a token that
+    the model does not know.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class Drafter:
         encoder: SourceEncoder,
         model_id: str,
         positions: int,
+        embeddings: int,
         direction: Direction,
         params: SummarizationParams | TranslationParams,
     ) -> None:
         self._encoder = encoder
         self._model_id = model_id
+        self._embeddings = embeddings
         self._positions = positions
         self._direction = direction
         self._long_documents = params.long_documents
@@ -215,4 +218,11 @@ class Drafter:
     def _sources(self, parts: Sequence[Measured]) -> list[Ids]:
         """Each part's ids between the special tokens; none at all where the text itself has no token."""
         frame = self._direction.frame
-        return [np.array(frame.around(ids) if ids != self._prefix else [], dtype=np.int32) for ids, _ in parts]
+        sources = [np.array(frame.around(ids) if ids != self._prefix else [], dtype=np.int32) for ids, _ in parts]
+        highest = max((int(source.max()) for source in sources if len(source)), default=0)
+        if highest >= self._embeddings:  # said here, because on a GPU it would end the process
+            raise ModelFault(
+                f"The tokenizer of {self._model_id} gave the token {highest}, and the model knows {self._embeddings}: its "
+                "files belong to another model. Copy them again from where the weights came from."
+            )
+        return sources

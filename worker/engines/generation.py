@@ -1,7 +1,7 @@
 """Generation settings in force, and the one function that runs a batch of sources through a model.
 
 Knows transformers' `GenerationConfig` and `generate()`. Must not know documents, languages or how batches are planned.
-`generate_batch` is where another decoder may take the place of `generate()`: it must give the same tokens.
+The slots of `decoding` take the place of `generate_batch` for the models and settings that they can decode.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig
 
 from corpusmill.errors import ModelFault
 from corpusmill.tasks import SummarizationParams, Task, TranslationParams
-from worker.engines.sources import Ids
+from worker.engines.sources import Ids, padded
 from worker.models.limits import longest_input
 
 #: New tokens of a summary where neither the job nor the model states a length: what BART's summarizers state.
@@ -62,6 +61,13 @@ class Settings:
         """The longest output, start token included, for a source of so many tokens."""
         length = self.stated or 1 + default_new_tokens(self.task, source_tokens)
         return min(length, self.positions or length)
+
+    def seed_of(self, segment: int) -> int | None:
+        """The seed of a document's segment, as torch takes it; None where nothing is drawn."""
+        if self.seed is None:
+            return None
+        seed = self.seed + segment
+        return seed if -(1 << 63) <= seed < 1 << 64 else seed % (1 << 64)
 
     def with_longest(self, longest: int) -> GenerationConfig:
         """The settings for outputs of at most so many tokens, start token included."""
@@ -167,31 +173,26 @@ def generate_batch(
     With a seed the outputs are those after `torch.manual_seed(seed)`; they then depend on what shares the batch, so
     that a batch should be one source. Raises what torch raises.
     """
-    width = max(map(len, sources))
-    ids = np.full((len(sources), width), pad, dtype=np.int64)
-    mask = np.zeros((len(sources), width), dtype=np.int64)
-    for row, source in enumerate(sources):
-        ids[row, : len(source)] = source
-        mask[row, : len(source)] = 1
+    ids, mask = padded(sources, pad)
     if seed is not None:
-        torch.manual_seed(seed if -(1 << 63) <= seed < 1 << 64 else seed % (1 << 64))
+        torch.manual_seed(seed)
     with torch.inference_mode():
         generated = model.generate(
             input_ids=torch.from_numpy(ids).to(model.device),
             attention_mask=torch.from_numpy(mask).to(model.device),
             generation_config=config,
         )
-    return [_ended(row, config) for row in generated.tolist()]
+    return [ended(row, config, config.max_length or 0) for row in generated.tolist()]
 
 
-def _ended(row: list[int], config: GenerationConfig) -> Generated:
-    """The row up to its first end token after the start token.
+def ended(row: list[int], config: GenerationConfig, longest: int) -> Generated:
+    """The row up to its first end token after the start token, of an output of at most `longest` tokens.
 
     An end token at the last place may have been forced there, which then counts as cut.
     """
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     for place in range(1, len(row)):
         if row[place] in ends:
-            forced = config.forced_eos_token_id is not None and place + 1 >= (config.max_length or 0)
+            forced = config.forced_eos_token_id is not None and place + 1 >= longest
             return Generated(row[: place + 1], cut=forced)
     return Generated(row, cut=True)

@@ -62,7 +62,9 @@ def direction_of(
     if codes := _marian_codes(tokenizer):
         target = _chosen("target_lang", params.target_lang, codes, model_id)
         return Direction(prefix=f">>{target}<< {params.prefix or ''}", frame=frame, language=language)
-    if params.prefix is None and (directions := _t5_directions(model.config)):
+    if directions := _t5_directions(model.config):
+        if params.prefix is not None:  # the prefix itself says what is asked for
+            return Direction(prefix=params.prefix, frame=frame, language=language)
         source, target = _t5_direction(params, directions, model_id)
         return Direction(prefix=directions[source, target], frame=frame, language=_short_code(source))
     _check_only_pair(params, model_id, tokenizer)

@@ -1,74 +1,76 @@
 """Summaries and translations by a sequence-to-sequence model.
 
-Knows the order of work: drafts, batches, outputs, results. Must not know jobs or shards, nor how documents are cut
-(`drafts`), how a language is chosen (`languages`) or how a batch is decoded (`generation`).
+Knows which way a model's outputs are decoded, and what a shard's settings come to. Must not know jobs or shards, nor how
+documents are cut (`drafts`), how a language is chosen (`languages`) or how outputs are decoded: in slots (`streaming`,
+`decoding`), or by `generate()` (`batching`) for the models and settings that the slots do not decode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from corpusmill.documents import Document, Result
-from corpusmill.errors import DocumentError, ModelFault
+from corpusmill.errors import ModelFault
 from corpusmill.models import ModelInfo
 from corpusmill.tasks import Params, SummarizationParams, TranslationParams
-from worker.device import Device
+from worker.device import Device, is_out_of_memory, release
 from worker.engines import generation
-from worker.engines.base import Usage
+from worker.engines.base import More, Step, Usage, Work
+from worker.engines.batching import Batching
 from worker.engines.budget import Budget
-from worker.engines.drafts import Draft, Drafter
+from worker.engines.decoding import Rules, SlotDecoder, Unsupported, rules_of
+from worker.engines.decoding.linear import Factory
+from worker.engines.drafts import Drafter
 from worker.engines.languages import direction_of
+from worker.engines.prepared import Prepared
 from worker.engines.sources import SourceEncoder
+from worker.engines.streaming import Streaming
 from worker.models.loading import weight_bytes
 from worker.models.runtime import runtime_of
-
-_OUT_OF_MEMORY = DocumentError(
-    code="out_of_memory", message="The text alone, with its output, does not fit the device's memory.", retryable=True
-)
-Row = tuple[Draft, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A shard's documents, tokenized and cut, those that cannot be run, and what holds for all."""
-
-    drafter: Drafter
-    drafts: list[Draft]
-    failed: list[Result]
-    settings: generation.Settings
 
 
 class Seq2SeqEngine:
     """A model of `AutoModelForSeq2SeqLM` on a device, for abstractive summarization and translation.
 
-    `prepare` may run in one thread while `run` holds the device in another. Outputs are those of `generate()` for each
-    segment alone with the same settings, whatever shares its batch.
+    `prepare` may run in one thread while `run` or `stream` holds the device in another. Outputs are those of `generate()`
+    for each segment alone with the same settings, whatever is decoded beside it. `linear` makes the decoder's matrix
+    products in another form than the exact one; `tolerance` is what its scores may then differ by (`SlotDecoder`).
     """
 
     def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, info: ModelInfo, device: Device, dtype: torch.dtype
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        info: ModelInfo,
+        device: Device,
+        dtype: torch.dtype,
+        *,
+        linear: Factory | None = None,
+        tolerance: float | None = None,
     ) -> None:
         self._model = cast(Any, model)
-        self._decoder = generation.own_copy(model)
         self._tokenizer = tokenizer
         self._encoder = SourceEncoder(tokenizer)
         self._info = info
-        self._budget = Budget(device)
         pads = (tokenizer.pad_token_id, self._model.generation_config.pad_token_id, 0)
-        self._pad: int = next(pad for pad in pads if pad is not None)
+        pad: int = next(pad for pad in pads if pad is not None)
+        budget = Budget(device)
+        self._embeddings = int(self._model.get_input_embeddings().num_embeddings)
         self._source_positions = generation.source_positions(self._model, tokenizer)
         self._target_positions = generation.target_positions(self._model.config)
-        self.weight_bytes = weight_bytes(model)
-        self.runtime: dict[str, Any] = {
-            **runtime_of("generate", model, tokenizer, info, device, dtype),
+        self._batching = Batching(generation.own_copy(model), tokenizer, budget, pad)
+        self._slots, self._fallback = _slots_of(model, budget, pad, linear, tolerance)
+        self.weight_bytes = weight_bytes(model) + (self._slots.own_bytes if self._slots else 0)
+        self._runtime: dict[str, Any] = {
+            **runtime_of("slots", model, tokenizer, info, device, dtype),
             "source_positions": self._source_positions,
             "target_positions": self._target_positions,
             "generation_config": self._model.generation_config.to_diff_dict(),
         }
+        self.runtime = self._runtime_with(self._fallback)
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
         """Tokenize and cut. Raises ModelFault where the model cannot do what the parameters ask for."""
@@ -86,6 +88,7 @@ class Seq2SeqEngine:
                 encoder=self._encoder,
                 model_id=self._info.id,
                 positions=self._source_positions,
+                embeddings=self._embeddings,
                 direction=direction,
                 params=params,
             )
@@ -94,68 +97,47 @@ class Seq2SeqEngine:
 
     def run(self, prepared: Prepared, usage: Usage, stopped: Callable[[], bool]) -> Iterator[list[Result]]:
         """Results as documents get ready, in no order; a document of several segments comes after its last one."""
-        if prepared.failed:
-            yield prepared.failed
-        drafter, drafts = prepared.drafter, prepared.drafts
-        while drafts:
-            again: list[Draft] = []
-            for ready in self._ready(drafts, prepared.settings, usage, stopped):
-                again += filter(drafter.reduces, ready)
-                with usage.phase("postprocess"):
-                    results = [drafter.result(draft) for draft in ready if not drafter.reduces(draft)]
-                if results:
-                    yield results
-            if stopped():
-                return
-            with usage.phase("tokenize"):
-                drafts = [drafter.reduced(draft) for draft in again]
+        for step in self.stream(Work(prepared, usage, stopped), lambda: None):
+            if step.results:
+                yield step.results
 
-    def _ready(
-        self, drafts: Sequence[Draft], settings: generation.Settings, usage: Usage, stopped: Callable[[], bool]
-    ) -> Iterator[list[Draft]]:
-        """Run the drafts' segments, and yield after each batch the drafts whose last output came with it."""
-        yield [draft for draft in drafts if not draft.waiting]
-        for longest, rows in _by_longest_output(drafts, settings):
-            config = settings.with_longest(longest)
+    def stream(self, first: Work[Prepared], more: More[Prepared]) -> Iterator[Step[Prepared]]:
+        """The same for a work and those of the same job that follow it, whose documents take the slots that get free."""
+        rules, fallback = self._rules(first.prepared.settings)
+        self.runtime = self._runtime_with(fallback)
+        if self._slots is not None and rules is not None:
+            session = self._slots.session(rules)
+            yield from Streaming(session, self._tokenizer, first.prepared.settings).steps(first, more)
+            return
+        for results in self._batching.run(first.prepared, first.usage, first.stopped):
+            yield Step(first, results, ended=False)
+        yield Step(first, [], ended=True)
 
-            def generate(batch: list[int], rows: list[Row] = rows, config: Any = config) -> list[generation.Generated]:
-                chosen = [rows[index] for index in batch]
-                seed = None if settings.seed is None else settings.seed + chosen[0][1]
-                with usage.phase("model"):
-                    return generation.generate_batch(
-                        self._decoder, [draft.sources[segment] for draft, segment in chosen], config, self._pad, seed
-                    )
+    def _rules(self, settings: generation.Settings) -> tuple[Rules | None, str | None]:
+        """The settings as the slots decode by them, or why they cannot."""
+        if self._slots is None:
+            return None, self._fallback
+        try:
+            return rules_of(settings.config, self._slots.vocabulary), None
+        except Unsupported as reason:
+            return None, str(reason)
 
-            # Every beam has its own cache. Sampled outputs depend on what shares the batch: nothing does.
-            lengths = [settings.beams * len(draft.sources[segment]) for draft, segment in rows]
-            most = len(rows) if settings.seed is None else 1
-            for batch, generated in self._budget.batches(lengths, generate, stopped, most=most):
-                chosen = [rows[index] for index in batch]
-                if generated is None:
-                    chosen[0][0].give_up(_OUT_OF_MEMORY)
-                else:
-                    with usage.phase("postprocess"):
-                        self._take(chosen, generated, usage)
-                yield [draft for draft in {id(draft): draft for draft, _ in chosen}.values() if not draft.waiting]
-
-    def _take(self, rows: Sequence[Row], generated: Sequence[generation.Generated], usage: Usage) -> None:
-        """Give a batch's outputs to their drafts, and count them."""
-        texts = self._tokenizer.batch_decode([output.tokens for output in generated], skip_special_tokens=True)
-        for (draft, segment), text, output in zip(rows, texts, generated, strict=True):
-            draft.take(segment, text, cut=output.cut)
-        sources = [len(draft.sources[segment]) for draft, segment in rows]
-        outputs = [len(output.tokens) - 1 for output in generated]  # the start token is not generated
-        usage.batches += 1
-        usage.generated_tokens += sum(outputs)
-        usage.tokens += sum(sources) + sum(outputs)
-        usage.padded_tokens += len(rows) * (max(sources) + max(outputs))
+    def _runtime_with(self, fallback: str | None) -> dict[str, Any]:
+        if fallback is None:
+            return self._runtime
+        return {**self._runtime, "engine": "generate", "fallback": fallback}
 
 
-def _by_longest_output(drafts: Sequence[Draft], settings: generation.Settings) -> list[tuple[int, list[Row]]]:
-    """The segments to run, grouped by how long their outputs may get: one batch has one limit."""
-    groups: dict[int, list[Row]] = {}
-    for draft in drafts:
-        for segment, source in enumerate(draft.sources):
-            if len(source):
-                groups.setdefault(settings.longest(len(source)), []).append((draft, segment))
-    return sorted(groups.items(), key=lambda group: -group[0])
+def _slots_of(
+    model: Any, budget: Budget, pad: int, linear: Factory | None, tolerance: float | None
+) -> tuple[SlotDecoder | None, str | None]:
+    """Slots for a model, or why there are none."""
+    try:
+        return SlotDecoder(model, budget, pad=pad, linear=linear, tolerance=tolerance), None
+    except Unsupported as reason:
+        return None, str(reason)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release(budget.device)
+    return None, "The memory has no room for the decoder's weights in a second form."

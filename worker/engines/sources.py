@@ -43,6 +43,17 @@ class Frame:
         return Frame(*swapped)
 
 
+def padded(sources: Sequence[Ids], pad: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Ids and mask (sources, longest source), each source from the left on."""
+    width = max(map(len, sources))
+    ids = np.full((len(sources), width), pad, dtype=np.int64)
+    mask = np.zeros((len(sources), width), dtype=np.int64)
+    for row, source in enumerate(sources):
+        ids[row, : len(source)] = source
+        mask[row, : len(source)] = 1
+    return ids, mask
+
+
 class SourceEncoder:
     """Token ids of texts without special tokens, by a tokenizer that is left as it is. Safe to use from any thread."""
 
