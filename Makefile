@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH := $(VENV)/.bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test test-all check format bench clean
+.PHONY: help install up demo test test-all check format faults bench bench-gpu clean
 
 help: ## list these verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,7 +27,8 @@ demo: $(INSTALLED) ## three corpora through the whole system, with a table of th
 
 test: $(INSTALLED) ## every test tier that this machine can run, except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
-	$(BIN)/python -m pytest -m "not slow" tests/integration tests/acceptance
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/engines
+	$(BIN)/python -m pytest -m "not slow" tests/integration tests/acceptance tests/faults
 
 test-all: $(INSTALLED) ## the slow tests too; run again, it goes on with those that have not passed
 	$(BIN)/python -m pytest --resume
@@ -41,8 +43,18 @@ format: $(INSTALLED) ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## figures of docs/operations.md, measured again
+faults: $(INSTALLED) ## every fault on both databases; run again, it goes on; writes docs/reliability.md
+	$(BIN)/python -m tests.faults
+
+$(BENCH): $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
+	@touch $@
+
+bench: $(BENCH) ## the engines on the CPU beside what else there is: docs/performance.md, in minutes
 	$(BIN)/python -m bench
+
+bench-gpu: $(INSTALLED) ## the same on one CUDA device, in less than 20 minutes
+	$(BIN)/python -m bench gpu
 
 clean: ## remove the environment and what the tests left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

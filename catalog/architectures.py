@@ -54,6 +54,17 @@ NOT_TEXT = frozenset({
     "wavlm", "whisper", "esm", "esmc",
 })  # fmt: skip
 
+#: Causal language models whose architecture does not end in `ForCausalLM`.
+CAUSAL = frozenset({"GPT2LMHeadModel", "OpenAIGPTLMHeadModel", "CTRLLMHeadModel"})
+
+#: Carry the suffix `ForCausalLM` but are the decoder half of another model, or read pictures or sound. So do text
+#: encoders run as decoders and the decoders of `SEQ2SEQ`, which continue no text of their own.
+NOT_CAUSAL = frozenset({
+    "bert-generation", "blip-2", "blip_text_model", "csm", "emu3", "fuyu", "git", "kosmos-2", "moshi", "musicgen",
+    "musicgen_melody", "phi4_multimodal", "qdqbert", "reformer", "roc_bert", "speech_to_text_2", "trocr", "whisper",
+    "xlnet",
+})  # fmt: skip
+
 #: Tokenizers that are a rule and need no file.
 WITHOUT_FILES = frozenset({"ByT5Tokenizer", "CanineTokenizer"})
 
@@ -82,4 +93,11 @@ def family_of(model_type: str, architecture: str, *, sentence_layout: bool) -> t
         return "seq2seq", SEQ2SEQ[model_type]
     if model_type in ENCODERS and (sentence_layout or architecture.endswith("Model")):
         return "sentence-encoder", (Task.SUMMARIZATION,)
+    if _is_causal(model_type, architecture):
+        return "causal", tuple(Task)
     return None
+
+
+def _is_causal(model_type: str, architecture: str) -> bool:
+    elsewhere = model_type in ENCODERS or model_type in SEQ2SEQ or model_type in NOT_CAUSAL
+    return architecture in CAUSAL or (architecture.endswith("ForCausalLM") and not elsewhere)

@@ -39,8 +39,8 @@ def describe(model_id: str, revision: str, files: ModelFiles, path: str | None) 
     if found is None:
         raise UnsuitableModel(
             f"{model_id} is a {architecture}, which can do none of {', '.join(Task)}: use a sequence classifier "
-            "(…ForSequenceClassification), a text-to-text model such as Marian, T5, BART or M2M100, or a sentence "
-            "encoder."
+            "(…ForSequenceClassification), a text-to-text model such as Marian, T5, BART or M2M100, a sentence encoder, "
+            "or a causal language model (…ForCausalLM)."
         )
     _refuse_missing_tokenizer(model_id, model_type, folder, files)
     family, tasks = found

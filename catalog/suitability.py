@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from catalog import engines, prompting
 from corpusmill.errors import FieldFault, InvalidRequest, UnsuitableModel
 from corpusmill.models import ModelInfo
 from corpusmill.tasks import ClassificationParams, Params, SummarizationParams, Task, TranslationParams
@@ -26,6 +27,9 @@ def check(info: ModelInfo, task: Task, params: Params) -> Params:
         )
     if params.delay_ms is not None and info.family != "echo":
         _refuse(FieldFault("/params/delay_ms", "Only the model echo sleeps: leave it out."))
+    _refuse(*prompting.faults(info, params), *engines.faults(info, task, params))
+    if info.family == "causal":
+        return prompting.in_force(params)
     if isinstance(params, ClassificationParams):
         return _classification(info, params)
     if info.family == "echo":

@@ -10,7 +10,7 @@ from typing import Literal
 
 from corpusmill.tasks import Task
 
-Family = Literal["echo", "sequence-classification", "seq2seq", "sentence-encoder"]
+Family = Literal["echo", "sequence-classification", "seq2seq", "sentence-encoder", "causal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ import difflib
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from corpusmill import prompts
 from corpusmill.errors import FieldFault, InvalidRequest
 
 
@@ -22,8 +23,24 @@ class Task(StrEnum):
     TRANSLATION = "translation"
 
 
+#: The precision of weights. `int8` is for the engine `ctranslate2`; the engine `int8` makes its bytes of float32.
+Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+#: What runs a model: `auto` gives what the plain model gives; the others are chosen, never taken.
+EngineChoice = Literal["auto", "int8", "ctranslate2", "vllm"]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _template(*known: str) -> AfterValidator:
+    """A prompt whose placeholders are known and hold the text's own."""
+    return AfterValidator(lambda template: prompts.check_template(template, known))
+
+
+#: What a causal model is asked: at most so many characters, white space counted.
+_Prompt = Annotated[str, Field(max_length=prompts.MOST_CHARACTERS)]
+_Language = Annotated[str, Field(max_length=100)]
 
 
 class Generation(_Strict):
@@ -50,19 +67,26 @@ class Generation(_Strict):
 
 class _Common(_Strict):
     long_documents: Literal["split", "truncate", "fail"] = "split"
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    engine: Literal["auto"] = "auto"
+    dtype: Dtype = "auto"
+    engine: EngineChoice = "auto"
     delay_ms: Annotated[float, Field(ge=0, le=60_000)] | None = Field(
         None, description="Only for the model `echo`: milliseconds to sleep for each document."
     )
 
 
 class ClassificationParams(_Common):
-    """`threshold` is the score from which a label counts when several may hold (default 0.5)."""
+    """`threshold` is the score from which a label counts when several may hold (default 0.5).
+
+    `labels` and `prompt` (with `{text}`, and `{labels}` where they are to be named) are for causal models only.
+    """
 
     multi_label: bool = False
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=1, le=10_000)] = 5
+    labels: (
+        Annotated[tuple[str, ...], Field(min_length=2, max_length=1_000), AfterValidator(prompts.check_labels)] | None
+    ) = None
+    prompt: Annotated[_Prompt, _template(prompts.TEXT, prompts.LABELS)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -79,22 +103,31 @@ class ClassificationParams(_Common):
 
 
 class SummarizationParams(_Common):
-    """`method` is chosen by the model's architecture where it is left out."""
+    """`method` is chosen by the model's architecture where it is left out.
+
+    `prompt` (with `{text}`) is for causal models only.
+    """
 
     method: Literal["abstractive", "extractive"] | None = None
     max_sentences: Annotated[int, Field(ge=1, le=100)] = 3
     prefix: str | None = None
+    prompt: Annotated[_Prompt, _template(prompts.TEXT)] | None = None
     generation: Generation = Generation()
     seed: int | None = None
 
 
 class TranslationParams(_Common):
-    """`source_lang` and `target_lang` are the model's own language codes, where it has several."""
+    """`source_lang` and `target_lang` are the model's own language codes, where it has several.
 
-    source_lang: str | None = None
-    target_lang: str | None = None
+    For a causal model they are what the prompt is to name (`German`), and `prompt` (with `{text}`, and `{source_lang}`
+    and `{target_lang}` where they are to be named) is for these models only.
+    """
+
+    source_lang: _Language | None = None
+    target_lang: _Language | None = None
     segment_by: Literal["document", "sentence"] = "document"
     prefix: str | None = None
+    prompt: Annotated[_Prompt, _template(prompts.TEXT, prompts.SOURCE, prompts.TARGET)] | None = None
     generation: Generation = Generation()
     seed: int | None = None
 

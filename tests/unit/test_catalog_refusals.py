@@ -123,7 +123,10 @@ def test_a_configuration_without_an_architecture_is_refused(root: Root, config: 
 @pytest.mark.parametrize(
     ("model_type", "architecture"),
     [
-        ("llama", "LlamaForCausalLM"),
+        ("roberta", "RobertaForCausalLM"),
+        ("bart", "BartForCausalLM"),
+        ("trocr", "TrOCRForCausalLM"),
+        ("xlnet", "XLNetLMHeadModel"),
         ("bert", "BertForMaskedLM"),
         ("bert", "BertForTokenClassification"),
         ("whisper", "WhisperForConditionalGeneration"),

@@ -38,6 +38,9 @@ T5 = ModelInfo(
         ("summarization", "summarize: "), ("translation_en_to_de", "to German: "), ("translation_en_to_fr", "à: "),
     ),
 )  # fmt: skip
+CAUSAL = ModelInfo(
+    id="chat", revision="r", family="causal", tasks=tuple(Task), architecture="LlamaForCausalLM"
+)  # fmt: skip
 
 
 def classify(info: ModelInfo, **raw: Any) -> ClassificationParams:
@@ -188,3 +191,86 @@ def test_summarization_parameters_in_force_stay_as_they_are() -> None:
         params = summarize(info)
         again = parse_params(Task.SUMMARIZATION, params.model_dump(mode="json"))
         assert check(info, Task.SUMMARIZATION, again) == params
+
+
+def test_a_causal_model_is_told_its_labels_and_other_models_have_their_own() -> None:
+    params = classify(CAUSAL, labels=["a", "b"])
+    assert params.labels == ("a", "b")
+    assert "{labels}" in (params.prompt or "")
+    with pytest.raises(InvalidRequest) as refused:
+        classify(CAUSAL, multi_label=True)
+    assert set(faults(refused)) == {"/params/labels", "/params/multi_label"}
+    for info in (ONE_LABEL, ECHO):
+        with pytest.raises(InvalidRequest) as refused:
+            classify(info, labels=["a", "b"])
+        assert "has labels of its own" in faults(refused)["/params/labels"]
+
+
+def test_a_prompt_is_for_causal_models_only() -> None:
+    for ask, info in ((classify, ONE_LABEL), (summarize, T5), (summarize, ENCODER), (translate, NAMELESS)):
+        with pytest.raises(InvalidRequest) as refused:
+            ask(info, prompt="{text}")
+        assert "takes no prompt" in faults(refused)["/params/prompt"]
+    assert summarize(ECHO, prompt="{text}").prompt == "{text}"
+
+
+def test_a_causal_model_is_asked_by_its_prompt_alone() -> None:
+    assert summarize(CAUSAL).method == "abstractive"
+    assert "{text}" in (summarize(CAUSAL).prompt or "")
+    with pytest.raises(InvalidRequest) as refused:
+        summarize(CAUSAL, prefix="x", max_sentences=5)
+    assert set(faults(refused)) == {"/params/prefix", "/params/max_sentences"}
+    with pytest.raises(InvalidRequest) as refused:
+        summarize(CAUSAL, method="extractive")
+    assert set(faults(refused)) == {"/params/method"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "refused_at"),
+    [
+        ({}, {"/params/target_lang"}),
+        ({"target_lang": "German"}, set()),
+        ({"source_lang": "English", "target_lang": "German"}, set()),
+        ({"source_lang": "English"}, {"/params/target_lang"}),
+        ({"prompt": "In plain words: {text}"}, set()),
+        ({"prompt": "In plain words: {text}", "source_lang": "English"}, set()),
+        ({"prompt": "In plain words: {text}", "target_lang": "German"}, {"/params/target_lang"}),
+        ({"prompt": "{source_lang}? {text}"}, {"/params/source_lang"}),
+    ],
+)
+def test_a_prompt_that_names_languages_is_given_them(raw: dict[str, Any], refused_at: set[str]) -> None:
+    if refused_at:
+        with pytest.raises(InvalidRequest) as refused:
+            translate(CAUSAL, **raw)
+        assert set(faults(refused)) == refused_at
+    else:
+        prompt = translate(CAUSAL, **raw).prompt or ""
+        assert ("{source_lang}" in prompt) == ("source_lang" in raw and "prompt" not in raw)
+
+
+def test_vllm_is_for_text_by_causal_models_and_for_what_it_can_do() -> None:
+    assert summarize(CAUSAL, engine="vllm", generation={"num_beams": 1, "top_p": 0.5}).engine == "vllm"
+    for ask, info, raw, pointer in (
+        (summarize, NAMELESS, {}, "/params/engine"),
+        (summarize, ECHO, {}, "/params/engine"),
+        (classify, CAUSAL, {"labels": ["a", "b"]}, "/params/engine"),
+        (summarize, CAUSAL, {"generation": {"num_beams": 2}}, "/params/generation/num_beams"),
+        (summarize, CAUSAL, {"generation": {"no_repeat_ngram_size": 3}}, "/params/generation/no_repeat_ngram_size"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            ask(info, engine="vllm", **raw)
+        assert set(faults(refused)) == {pointer}
+
+
+@pytest.mark.parametrize(
+    ("ask", "raw"),
+    [
+        (classify, {"labels": ["a", "b"]}),
+        (summarize, {}),
+        (translate, {"target_lang": "German"}),
+        (translate, {"source_lang": "English", "target_lang": "German"}),
+    ],
+)
+def test_a_causal_models_parameters_in_force_stay_as_they_are(ask: Any, raw: dict[str, Any]) -> None:
+    params = ask(CAUSAL, **raw)
+    assert ask(CAUSAL, **params.model_dump(mode="json")) == params

@@ -13,7 +13,7 @@ def test_defaults_are_in_force() -> None:
     assert isinstance(params, ClassificationParams)
     assert params.model_dump() == {
         "long_documents": "split", "dtype": "auto", "engine": "auto", "delay_ms": None, "multi_label": False,
-        "threshold": None, "top_k": 5,
+        "threshold": None, "top_k": 5, "labels": None, "prompt": None,
     }  # fmt: skip
 
 
@@ -30,6 +30,13 @@ def test_several_labels_count_from_a_half_unless_said_otherwise() -> None:
         (Task.TRANSLATION, {"generation": {"num_beam": 4}}, "/params/generation/num_beam", "num_beams"),
         (Task.SUMMARIZATION, {"method": "magic"}, "/params/method", "abstractive"),
         (Task.SUMMARIZATION, {"long_documents": "cut"}, "/params/long_documents", "truncate"),
+        (Task.SUMMARIZATION, {"prompt": "Shorten it."}, "/params/prompt", "{text} is missing"),
+        (Task.TRANSLATION, {"prompt": "{text} {target}"}, "/params/prompt", "Did you mean {target_lang}?"),
+        (Task.CLASSIFICATION, {"prompt": "x" * 20_001}, "/params/prompt", "20000 characters"),
+        (Task.CLASSIFICATION, {"labels": ["a"]}, "/params/labels", "at least 2 items"),
+        (Task.CLASSIFICATION, {"labels": [str(number) for number in range(1_001)]}, "/params/labels", "at most 1000"),
+        (Task.CLASSIFICATION, {"labels": ["a", "b", "a"]}, "/params/labels", "stands there twice"),
+        (Task.CLASSIFICATION, {"labels": ["a", "x" * 201]}, "/params/labels", "200 characters"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_what_is_wrong(
@@ -40,3 +47,17 @@ def test_a_wrong_parameter_is_named_with_what_is_wrong(
     (fault,) = caught.value.faults
     assert fault.pointer == pointer
     assert message in fault.message
+
+
+@pytest.mark.parametrize("task", Task)
+@pytest.mark.parametrize("engine", ["auto", "int8", "ctranslate2"])
+def test_every_task_takes_the_engines_by_name(task: Task, engine: str) -> None:
+    assert parse_params(task, {"engine": engine}).engine == engine
+
+
+def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_params(Task.CLASSIFICATION, {"engine": "onnx"})
+    (fault,) = caught.value.faults
+    assert fault.pointer == "/params/engine"
+    assert "ctranslate2" in fault.message

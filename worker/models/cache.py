@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from catalog import Catalog
@@ -22,8 +23,8 @@ from worker.engines.base import Engine
 from worker.models.loading import weights_folder
 from worker.models.table import engine_class, load_engine
 
-#: (id, revision, engine class, dtype asked for); the device is the worker's one.
-Key = tuple[str, str, str, str]
+#: (id, revision, engine class, engine and dtype asked for); the device is the worker's one.
+Key = tuple[str, str, str, str, str]
 Load = Callable[[ModelInfo, Task, Params, Device], Engine[Any]]
 
 
@@ -34,17 +35,17 @@ class ModelCache:
     it. A model larger than the whole budget is loaded all the same, with nothing unused beside it.
     """
 
-    def __init__(self, catalog: Catalog, device: Device, settings: Settings, load: Load = load_engine) -> None:
+    def __init__(self, catalog: Catalog, device: Device, settings: Settings, load: Load | None = None) -> None:
         self._catalog = catalog
         self._device = device
         self._budget = settings.model_cache_bytes
-        self._load = load
+        self._load = load or partial(load_engine, cache=settings.data_dir / "cache")
         self._engines: OrderedDict[Key, Engine[Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, info: ModelInfo, task: Task, params: Params) -> Engine[Any]:
         """The engine for a task on a model, loaded if it is not yet. Raises ModelFault where it cannot be."""
-        key = (info.id, info.revision, engine_class(info, task, params).name, params.dtype)
+        key = (info.id, info.revision, engine_class(info, task, params).name, params.engine, params.dtype)
         with self._lock:
             if key in self._engines:
                 self._engines.move_to_end(key)
@@ -59,7 +60,7 @@ class ModelCache:
 
     def loaded(self) -> frozenset[tuple[str, str]]:
         """(id, revision) of every model that is loaded. Never waits, not even while one is being loaded."""
-        return frozenset((model_id, revision) for model_id, revision, _, _ in list(self._engines))
+        return frozenset((model_id, revision) for model_id, revision, *_ in list(self._engines))
 
     def _here(self, info: ModelInfo) -> ModelInfo:
         """The model as it stands on this machine, which need not be the one where the job was accepted."""

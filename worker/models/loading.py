@@ -22,6 +22,7 @@ AUTO_CLASSES: dict[Family, str] = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "sentence-encoder": "AutoModel",
+    "causal": "AutoModelForCausalLM",
 }
 #: Weights that a checkpoint may lack: sentence embeddings do not pass the encoder's pooler.
 _DISPENSABLE: dict[Family, re.Pattern[str]] = {"sentence-encoder": re.compile(r"(^|\.)pooler\.")}
@@ -39,6 +40,12 @@ def load_model(info: ModelInfo, device: Device, dtype: torch.dtype) -> tuple[tor
     model = _weights(info, folder, device, dtype)
     _refuse_mismatch(info, model, tokenizer)
     return model, tokenizer
+
+
+def load_tokenizer(info: ModelInfo) -> Any:
+    """A model's tokenizer alone. Raises ModelFault where it cannot be loaded."""
+    _quiet()
+    return _tokenizer(info, weights_folder(info))
 
 
 def weights_folder(info: ModelInfo) -> Path:
