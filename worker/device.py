@@ -146,7 +146,7 @@ def memory_use(device: Device) -> dict[str, int]:
     if device.kind == "cuda" and "torch" in sys.modules:
         import torch
 
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             free, total = torch.cuda.mem_get_info(device.index)
             found |= {"device_used": total - free, "device_total": total}
     return found

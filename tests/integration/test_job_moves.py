@@ -15,7 +15,7 @@ from sqlalchemy import select
 from corpusmill.errors import Conflict, LeaseLost, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED, MOVES, Status
-from db import jobs, results, shards
+from db import jobs, results, shards, tables
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import ResultRow, Selection
 from db.shards import Claim
@@ -112,7 +112,7 @@ def test_a_retry_runs_the_failed_documents_of_the_shards_that_hold_them(database
     assert ended.status is Status.COMPLETED
     assert stored(database, job) == dict.fromkeys(range(10), "succeeded")
     with reading(database) as connection:
-        usage = connection.execute(select(shards.shards.c.usage).order_by(shards.shards.c.start)).scalars().all()
+        usage = connection.execute(select(tables.shards.c.usage).order_by(tables.shards.c.start)).scalars().all()
     assert usage[0] == {"seconds": {"model": 1.5}, "tokens": 7}
 
 
