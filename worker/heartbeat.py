@@ -89,6 +89,11 @@ class Heartbeat:
             self._held[claim.key] = held
         return held
 
+    def held(self) -> list[Held]:
+        """What is in this process's hands."""
+        with self._lock:
+            return list(self._held.values())
+
     def drop(self, held: Held) -> None:
         """Renew it no more: it is finished, lost or given back."""
         with self._lock:

@@ -241,16 +241,25 @@ class Runner:
         ))  # fmt: skip
         self._heartbeat.drop(held)
 
+    def let_go(self) -> None:
+        """Give back whatever is still in hand when nothing is done with it any more: its lease would be renewed for ever,
+        and nobody else could have it."""
+        for held in self._heartbeat.held():
+            log.warning("shard given back", shard=held.claim.key)
+            self.give_back(held)
+
     def give_back(self, held: Held) -> None:
         """Something that is not the shard's fault: it waits again, and counts as lost no more often than before."""
-        self._try(
-            lambda: transact(
-                self._database,
-                lambda connection: shards.release(connection, held.claim),
-                patience=SAVE_PATIENCE_SECONDS,
+        try:
+            self._try(
+                lambda: transact(
+                    self._database,
+                    lambda connection: shards.release(connection, held.claim),
+                    patience=SAVE_PATIENCE_SECONDS,
+                )
             )
-        )
-        self._heartbeat.drop(held)
+        finally:
+            self._heartbeat.drop(held)
 
     def surrender(self, held: Held, error: Exception) -> None:
         """Something unforeseen: the shard counts as lost, so that repetition halves it until the document is found."""

@@ -25,8 +25,11 @@ def serve(runner: Runner) -> int:
 
     Raises DeviceLost where this process has to end, with nothing in its hands.
     """
-    with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(1, "save-behind") as writer:
-        return Serving(runner, reader, writer).serve()
+    try:
+        with ThreadPoolExecutor(1, "read-ahead") as reader, ThreadPoolExecutor(1, "save-behind") as writer:
+            return Serving(runner, reader, writer).serve()
+    finally:
+        runner.let_go()
 
 
 class Serving:

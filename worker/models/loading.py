@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.files import DirectoryFiles, encoder_folder
 from corpusmill.errors import ModelFault
 from corpusmill.models import Family, ModelInfo
-from worker.device import Device, is_device_lost, is_out_of_memory, release
+from worker.device import Device, is_device_lost, is_out_of_memory, keep_freed_memory, release
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,8 @@ def load_model(info: ModelInfo, device: Device, dtype: torch.dtype) -> tuple[tor
 
     Raises ModelFault where they cannot be loaded, are incomplete, or do not fit the device.
     """
+    if device.kind == "cpu":
+        keep_freed_memory()
     folder = weights_folder(info)
     _quiet()
     tokenizer = _tokenizer(info, folder)
