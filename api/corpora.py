@@ -30,7 +30,7 @@ from api.schemas import (
 from api.state import State, state
 from api.views import corpus_view, document_view, page_view
 from corpora import Store, Upload, upload_of
-from corpusmill.errors import DatabaseUnavailable, InvalidRequest, StorageFull
+from corpusmill.errors import DatabaseUnavailable, InvalidRequest, NotFound, StorageFull
 from corpusmill.ids import new_id
 from db import files, ingest
 from db.engine import Connection, reading, settle, transact
@@ -95,7 +95,8 @@ def upload(query: UploadQuery) -> Response:
     except (DatabaseUnavailable, StorageFull):
         # Nothing half-made may be left: the caller is told to send it again.
         files.remove_corpus(here.data_dir, corpus_id)
-        transact(here.database, lambda connection: _take_back(connection, corpus_id, once))
+        with suppress(NotFound):  # its row was never committed
+            transact(here.database, lambda connection: _take_back(connection, corpus_id, once))
         raise
     return _created(here, corpus_id)
 

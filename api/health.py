@@ -24,7 +24,7 @@ from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable
 from corpusmill.settings import Settings
 from db import jobs as job_rows
 from db import overview
-from db.engine import at_head, reading
+from db.engine import reading, usable
 
 log = structlog.get_logger(__name__)
 _WEB = Path(__file__).parent / "web"
@@ -60,7 +60,7 @@ def readyz() -> Response:
 def _checks(here: State) -> dict[str, str]:
     checks = {"database": "ok", "broker": "ok"}
     try:
-        if not at_head(here.database):
+        if not usable(here.database):
             checks["database"] = "its tables are not those of this version: run `corpusmill db upgrade`"
     except DatabaseUnavailable as error:
         log.warning("not ready", why=str(error))

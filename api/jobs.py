@@ -23,7 +23,7 @@ from api.idempotency import Idempotency, idempotency_of
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
 from api.views import etag_of, job_view, page_view, report_view
-from corpusmill.errors import BrokerUnavailable, FieldFault, InvalidRequest, NotFound
+from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, FieldFault, InvalidRequest, NotFound
 from corpusmill.ids import new_id
 from corpusmill.status import ENDED, Status
 from corpusmill.tasks import parse_params
@@ -227,14 +227,15 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
 
 
 def _ring(here: State) -> None:
-    """Ring for what was just committed. A broker that does not answer costs time, never the job: the sweeper rings."""
+    """Ring for what was just committed. A broker or database that does not answer by now costs time, never the job: the
+    sweeper rings."""
     try:
         room = here.settings.doorbell_window - here.doorbell.depth()
         with reading(here.database) as connection:
             waiting = shards.to_publish(connection, room)
         here.doorbell.ring(waiting)
         transact(here.database, lambda connection: shards.mark_published(connection, waiting))
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, DatabaseUnavailable) as error:
         log.warning("doorbell not rung", why=str(error))
 
 

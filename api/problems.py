@@ -89,14 +89,15 @@ def _no_object() -> Response:
     body = request.get_data()
     try:
         value = json.loads(body)
+        detail = f"The body must be a JSON object, not {kind_of(value)}."
+        if isinstance(value, dict):
+            detail = "The body is not JSON that can be read: values are nested too deeply."
     except UnicodeDecodeError as error:
         detail = f"The body is not UTF-8 at byte {error.start + 1}."
     except json.JSONDecodeError as error:
         detail = f"The body is not JSON: {error.msg} (line {error.lineno}, column {error.colno})."
     except (ValueError, RecursionError):
         detail = "The body is not JSON that can be read: a number is too long, or values are nested too deeply."
-    else:
-        detail = f"The body must be a JSON object, not {kind_of(value)}."
     return problem(
         400, "Bad Request", detail if body else "The body is empty; it must be a JSON object.", "invalid_json"
     )
@@ -150,6 +151,10 @@ def register(app: Flask) -> None:
         if error.errno not in _NO_ROOM:
             return _unforeseen(error)
         return _ours(errors.StorageFull("The disk of the data directory takes nothing more: nothing of this was kept."))
+
+    @app.errorhandler(RecursionError)
+    def _nested(error: RecursionError) -> Response:
+        return _no_object() if request.is_json else _unforeseen(error)
 
     @app.errorhandler(Exception)
     def _unforeseen(error: Exception) -> Response:

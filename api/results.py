@@ -143,6 +143,9 @@ class _View:
         for low in range(start, self.stop, _BLOCK):
             high = min(low + _BLOCK, self.stop)
             with reading(self._here.database) as connection:
+                now = job_rows.by_key(connection, self.job.key)  # NotFound breaks a stream off: deleted meanwhile
+                if self.job.status in ENDED and now.finished_at != self.job.finished_at:
+                    raise Conflict("The job was opened again while its results were read.")
                 found = {
                     row.position: row for row in rows.read(connection, self.job.key, Selection(start=low, stop=high))
                 }

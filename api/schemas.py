@@ -5,11 +5,13 @@ Knows the contract's fields. Must not know rows.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from api.problems import names_fields
+from corpusmill.settings import LONGEST_TTL
 from corpusmill.status import Status
 from corpusmill.tasks import Task
 
@@ -71,11 +73,22 @@ class JobRequest(_Request):
     priority: Annotated[int, Field(ge=-100, le=100, description="Jobs of higher priority run first.")] = 0
     metadata: Annotated[dict[str, Any], Field(description="Kept with the job and given back, never read.")] = {}
     ttl_seconds: Annotated[
-        Annotated[int, Field(ge=1)] | None,
+        Annotated[int, Field(ge=1, le=LONGEST_TTL)] | None,
         Field(
             description="Delete the job with its results this long after its end; by default as the operator has set."
         ),
     ] = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _json(cls, metadata: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError as error:
+            raise ValueError(
+                "not JSON that everybody can read: it holds NaN, an infinity or half a surrogate pair"
+            ) from error
+        return metadata
 
     @model_validator(mode="after")
     def _one_source(self) -> JobRequest:
@@ -100,7 +113,7 @@ class UploadQuery(_Request):
     id_field: Annotated[str, Field(min_length=1, description="Field of the document's own id.")] = "id"
     reference_field: Annotated[str, Field(min_length=1, description="Field of the gold label or text.")] = "reference"
     ttl_seconds: Annotated[
-        Annotated[int, Field(ge=1)] | None,
+        Annotated[int, Field(ge=1, le=LONGEST_TTL)] | None,
         Field(
             description="Delete the corpus after this time, once no open job uses it; by default as the operator has set."
         ),

@@ -52,13 +52,19 @@ def _require_own_site(settings: Settings) -> None:
     """On loopback no key is asked for, so a page elsewhere must not be able to use the browser as its hands: neither by a
     name that was pointed at 127.0.0.1 (DNS rebinding) nor by a request across sites."""
     allowed = {name.strip().lower() for name in settings.allowed_hosts.split(",") if name.strip()}
-    host = (urlsplit("//" + request.host).hostname or "").lower()
+    try:
+        host = (urlsplit("//" + request.host).hostname or "").lower()
+    except ValueError as error:
+        raise Forbidden("The Host of the request is no name.") from error
     if not (_is_loopback(host) or host in allowed):
         raise Forbidden(f"The Host {host!r} is not this machine; name it in CORPUSMILL_ALLOWED_HOSTS if it is meant.")
     origin = request.headers.get("Origin")
     if origin is not None:
-        site = urlsplit(origin)
-        name = (site.hostname or "").lower()
+        try:
+            site = urlsplit(origin)
+            name = (site.hostname or "").lower()
+        except ValueError as error:
+            raise Forbidden("The Origin of the request is no address.") from error
         if site.scheme not in {"http", "https"} or not (_is_loopback(name) or name in allowed):
             raise Forbidden("Requests from another site's page are refused.")
 

@@ -18,6 +18,8 @@ from corpusmill.errors import InvalidSettings
 
 PREFIX = "CORPUSMILL_"
 _MIB = 1 << 20
+#: A hundred years, in seconds: what is later has no date that everybody can read.
+LONGEST_TTL = 100 * 31_557_600
 
 
 class Settings(BaseModel):
@@ -73,10 +75,10 @@ class Settings(BaseModel):
     doorbell_window: Annotated[int, Field(ge=1)] = Field(
         256, description="Most messages waiting in the broker at once, whatever the corpora."
     )
-    job_ttl_seconds: Annotated[int, Field(ge=0)] = Field(
+    job_ttl_seconds: Annotated[int, Field(ge=0, le=LONGEST_TTL)] = Field(
         0, description="How long a job is kept after its end where it does not say so itself; 0: until it is deleted."
     )
-    corpus_ttl_seconds: Annotated[int, Field(ge=0)] = Field(
+    corpus_ttl_seconds: Annotated[int, Field(ge=0, le=LONGEST_TTL)] = Field(
         0, description="How long a corpus is kept where it does not say so itself; 0: until it is deleted."
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")

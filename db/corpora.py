@@ -138,6 +138,8 @@ def unclaimed(connection: Connection, *, grace: float) -> list[str]:
 
 def remove(connection: Connection, corpus_id: str) -> None:
     """Delete the row. Raises NotFound, or Conflict while a job that has not ended uses it."""
+    # locked first: a job that is just being made over it would otherwise be left without one (ON DELETE SET NULL)
+    connection.execute(select(corpora.c.key).where(corpora.c.id == corpus_id).with_for_update())
     corpus = get(connection, corpus_id)
     users = connection.scalars(
         select(jobs.c.id).where(jobs.c.corpus_key == corpus.key, jobs.c.outcome.is_(None)).limit(3)
@@ -153,6 +155,13 @@ def expired(connection: Connection, most: int) -> list[str]:
     """Ids of up to `most` corpora whose time is over and that no open job uses."""
     used = select(jobs.c.key).where(jobs.c.corpus_key == corpora.c.key, jobs.c.outcome.is_(None)).exists()
     return list(connection.scalars(select(corpora.c.id).where(corpora.c.expires_at <= db_now(), ~used).limit(most)))
+
+
+def abandoned(connection: Connection, *, older: float) -> list[str]:
+    """Ids of corpora of inline documents, made `older` seconds ago, whose job was never committed."""
+    used = select(jobs.c.key).where(jobs.c.corpus_key == corpora.c.key).exists()
+    query = select(corpora.c.id).where(corpora.c.inline, corpora.c.created_at < db_now() - older, ~used)
+    return list(connection.scalars(query.limit(100)))
 
 
 def require_usable(corpus: Corpus) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Float, event, exc, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from corpusmill.errors import DatabaseUnavailable, InvalidSettings
+from corpusmill.errors import DatabaseUnavailable, InvalidRequest, InvalidSettings
 
 __all__ = [
     "Connection",
@@ -34,7 +34,10 @@ __all__ = [
     "migrate",
     "now",
     "reading",
+    "revision_of",
     "transact",
+    "translated",
+    "usable",
     "writing",
 ]
 
@@ -106,25 +109,30 @@ def _begin_sqlite(connection: Connection) -> None:
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction that only reads. Raises DatabaseUnavailable where the database does not answer."""
-    with _translated(), engine.connect() as connection, connection.begin():
+    with translated(), engine.connect() as connection, connection.begin():
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes; committed at the end, rolled back on an exception."""
-    with _translated(), engine.connect() as connection:
+    with translated(), engine.connect() as connection:
         connection.execution_options(**{_WRITES: True})
         with connection.begin():
             yield connection
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """What a driver raises where the database does not answer becomes DatabaseUnavailable."""
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         raise DatabaseUnavailable(f"The database did not answer: {type(error).__name__}.") from error
+    except exc.DataError as error:
+        raise InvalidRequest(
+            "The request holds what cannot be stored: a NUL, half a surrogate pair, NaN or an infinity."
+        ) from error
 
 
 def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float = 10.0) -> T:
@@ -150,9 +158,14 @@ def settle(engine: Engine) -> None:
     """Bring SQLite's log into its file and empty it, so that nothing deleted is left there; no more than a try where others
     are reading. PostgreSQL sees to this by itself."""
     if engine.dialect.name == "sqlite":
-        with _translated(), engine.connect() as connection:
+        with translated(), engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
-            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # with the usual patience a checkpoint waits for readers, and keeps every writer waiting meanwhile
+            driver.execute("PRAGMA busy_timeout=0")
+            try:
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                driver.execute("PRAGMA busy_timeout=30000")
 
 
 def now(engine: Engine) -> float:
@@ -171,20 +184,65 @@ def _alembic(url: str) -> Config:
 def migrate(url: str, revision: str = "head") -> None:
     """Bring the database's tables to `revision`; makes a SQLite file where there is none.
 
-    Raises DatabaseUnavailable, and InvalidSettings where the tables are of a version that this code does not know.
+    Tables that a newer version has expanded are left as they are. Raises DatabaseUnavailable, and InvalidSettings where
+    the tables are of a version that this code cannot use.
     """
-    with _translated():
+    with translated():
         try:
             command.upgrade(_alembic(url), revision)
         except CommandError as error:
-            raise InvalidSettings(
-                "The database's tables are those of another version, newer than this program: install that version, or "
-                f"restore a backup made before the upgrade ({error})."
-            ) from error
+            engine = create_engine(url, pool_size=1)
+            try:
+                expanded = usable(engine)
+            finally:
+                engine.dispose()
+            if not expanded:
+                raise InvalidSettings(
+                    "The database's tables are those of another version, newer than this program: install that version, "
+                    f"or restore a backup made before the upgrade ({error})."
+                ) from error
 
 
 def at_head(engine: Engine) -> bool:
-    """Whether the tables are those that this code expects."""
-    head = ScriptDirectory.from_config(_alembic("")).get_current_head()
+    """Whether the tables are those of this version."""
+    return _read_revision(engine) == _head()
+
+
+def usable(engine: Engine) -> bool:
+    """Whether this code can use the tables: they are its own, or a newer version has expanded them.
+
+    A revision is four digits. Those of one thousand only expand: they add tables, indexes, and columns that may be left
+    out. What older code would stumble over begins the next thousand.
+    """
+    return serves(_read_revision(engine))
+
+
+def serves(revision: str | None) -> bool:
+    """Whether this code can use tables of a revision; see `usable`."""
+    head = _head()
+    return revision is not None and len(revision) == len(head) and revision[0] == head[0] and revision >= head
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the tables; None where there are none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def knows(revision: str) -> bool:
+    """Whether tables of a revision can be used by this code, after `migrate`."""
+    return serves(revision) or revision in {script.revision for script in _scripts().walk_revisions()}
+
+
+def _read_revision(engine: Engine) -> str | None:
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision() == head
+        return revision_of(connection)
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic(""))
+
+
+def _head() -> str:
+    head = _scripts().get_current_head()
+    assert head is not None, "there are migrations"
+    return head

@@ -28,9 +28,9 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     remove_store(store_directory(data_dir, corpus_id))
 
 
-def remove_job(database: Engine, data_dir: Path, job_id: str) -> None:
+def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
     """Delete a job with its results and metrics, and the files of its inline documents. Raises NotFound."""
-    corpus = transact(database, lambda connection: jobs.remove(connection, job_id))
+    corpus = transact(database, lambda connection: jobs.remove(connection, job_id, expired_only=expired_only))
     if corpus is not None:
         remove_corpus(data_dir, corpus.id)
 

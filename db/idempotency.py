@@ -55,8 +55,9 @@ def claim(connection: Connection, key: str, fingerprint: str, made: str) -> bool
     )
     values = {"key": key, "fingerprint": fingerprint, "made": made, "created_at": db_now()}
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    written = connection.execute(dialect.insert(idempotency).values(**values).on_conflict_do_nothing())
-    return bool(written.rowcount)
+    written = dialect.insert(idempotency).values(**values).on_conflict_do_nothing().returning(idempotency.c.key)
+    # Not by `rowcount`, which says nothing of an INSERT: on PostgreSQL it was -1, and every key free.
+    return connection.scalar(written) is not None
 
 
 def keep_answer(connection: Connection, key: str, answer: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ import structlog
 
 from corpora import Encoding, Format, Limits, Options, Store, Upload, ingest, remove_store
 from corpusmill.documents import IngestError
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, StorageFull
+from corpusmill.errors import Conflict, CorpusmillError, DatabaseUnavailable, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
 from db import corpora, planning
 from db.corpora import Corpus, store_directory, upload_path
@@ -100,8 +100,11 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
         summary = ingest(
             upload_path(settings.data_dir, corpus.id), upload, Options(**corpus.options, limits=limits), target
         )
-    except StorageFull:
+    except (StorageFull, Conflict):
         raise  # nothing is wrong with the upload: it is read again when there is room
+    except FileNotFoundError:
+        lost = _reason("upload_lost", "The upload was not kept: send it again.")
+        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": [], "error": lost}
     except CorpusmillError as error:
         outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": []}
         outcome["error"] = _reason(error.code, str(error))

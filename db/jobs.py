@@ -93,7 +93,10 @@ def create(
 
 def plan(connection: Connection, job_key: int, slices: Iterable[Slice], *, invalid: int) -> None:
     """Write a job's shards, once; a job that has them already keeps them."""
-    if connection.scalar(select(jobs.c.total).where(jobs.c.key == job_key).with_for_update()) is not None:
+    row = connection.execute(
+        select(jobs.c.total, jobs.c.outcome).where(jobs.c.key == job_key).with_for_update()
+    ).one_or_none()
+    if row is None or row.total is not None or row.outcome is not None:
         return
     total = 0
     rows: list[dict[str, Any]] = []
@@ -252,8 +255,9 @@ def retry(connection: Connection, job_id: str) -> Job:
             update(shards)
             .where(shards.c.job_key == job.key, shards.c.failed > 0)
             .values(
+                # the partial speaks of failed documents that are to run again: without one, the results are asked
                 state="pending", failed=0, losses=0, not_before=0.0, owner=None, lease_until=None, published_at=None,
-                finished_at=None,
+                finished_at=None, partial=None,
             )
         )  # fmt: skip
         connection.execute(delete(results).where(results.c.job_key == job.key, results.c.status == "failed"))
@@ -289,6 +293,14 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
     ).one_or_none()
     if row is None or row.outcome is not None:
         return False
+    if row.intent == Intent.CANCEL or row.error is not None:
+        # given back, or halved, after the job was cancelled or failed: nobody will ever claim it
+        end = "failed" if row.error is not None else "cancelled"
+        connection.execute(
+            update(shards)
+            .where(shards.c.job_key == job_key, shards.c.state == "pending")
+            .values(state=end, finished_at=db_now(), **{end: _undone()})
+        )
     never_planned = row.total is None and (row.intent == Intent.CANCEL or row.error is not None)
     counts = _sums(connection, [job_key], {job_key: row.total}).get(job_key, Counts())
     if not never_planned and (row.total is None or counts.pending):
@@ -305,9 +317,9 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
 
 def open_without_shards(connection: Connection) -> list[int]:
     """Keys of jobs that have not ended although none of their shards is open: their end was cut off by a crash."""
-    has_open = (
-        select(shards.c.key).where(shards.c.job_key == jobs.c.key, shards.c.state.in_(("pending", "running"))).exists()
-    )
+    stranded = (jobs.c.intent == Intent.CANCEL) | jobs.c.error.is_not(None)
+    open_ = (shards.c.state == "running") | ((shards.c.state == "pending") & ~stranded)
+    has_open = select(shards.c.key).where(shards.c.job_key == jobs.c.key, open_).correlate(jobs).exists()
     return list(
         connection.scalars(select(jobs.c.key).where(jobs.c.outcome.is_(None), jobs.c.total.is_not(None), ~has_open))
     )
@@ -327,7 +339,7 @@ def expired(connection: Connection, most: int) -> list[str]:
     return list(connection.scalars(select(jobs.c.id).where(jobs.c.expires_at <= db_now()).limit(most)))
 
 
-def remove(connection: Connection, job_id: str) -> Corpus | None:
+def remove(connection: Connection, job_id: str, *, expired_only: bool = False) -> Corpus | None:
     """Delete a job with its shards, results and metrics; a worker still at it finds its shard gone and writes nothing.
 
     Returns the corpus of its inline documents, whose row is deleted with it and whose files are then to be. Raises
@@ -336,7 +348,11 @@ def remove(connection: Connection, job_id: str) -> Corpus | None:
     from db import corpora as corpora_
 
     job = get(connection, job_id)
-    connection.execute(delete(jobs).where(jobs.c.key == job.key))
+    gone = delete(jobs).where(jobs.c.key == job.key)
+    if expired_only:
+        gone = gone.where(jobs.c.expires_at <= db_now())  # it may have been opened again meanwhile
+    if not connection.execute(gone).rowcount:
+        return None
     corpus = corpora_.get(connection, job.corpus_id) if job.corpus_key is not None else None
     if corpus is None or not corpus.inline:
         return None

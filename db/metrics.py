@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 import evaluation
 from corpusmill.errors import NotFound
-from corpusmill.shards import added
+from corpusmill.shards import Slice, added
+from corpusmill.tasks import PARAMS
 from db import jobs as job_rows
 from db import results as result_rows
 from db.engine import reading, transact
@@ -26,14 +27,27 @@ def merged(connection: Connection, job_key: int) -> tuple[dict[str, Any], dict[s
     partial: dict[str, Any] = {}
     usage: dict[str, Any] = {"seconds": {}}
     rows = connection.execute(
-        select(shards.c.partial, shards.c.usage)
-        .where(shards.c.job_key == job_key, shards.c.usage.is_not(None), shards.c.state.in_(("done", "cancelled")))
+        select(shards.c.partial, shards.c.usage, shards.c.start, shards.c.stop, shards.c.succeeded)
+        .where(shards.c.job_key == job_key, shards.c.state.in_(("done", "cancelled", "failed")))
+        .where(shards.c.usage.is_not(None) | (shards.c.succeeded > 0))
         .order_by(shards.c.start)
-    )
+    ).all()
     for row in rows:
-        partial = evaluation.merge(partial, row.partial or {})
-        usage = added(usage, row.usage)
+        own = row.partial
+        if own is None and row.succeeded:  # opened again, and ended before it ran to its end
+            own = _of_results(connection, job_key, Slice(row.start, row.stop))
+        partial = evaluation.merge(partial, own or {})
+        usage = added(usage, row.usage or {})
     return partial, usage
+
+
+def _of_results(connection: Connection, job_key: int, piece: Slice) -> dict[str, Any]:
+    """The partial of a slice's succeeded documents, made anew from their rows."""
+    job = job_rows.by_key(connection, job_key)
+    rows = result_rows.kept(connection, job_key, piece)
+    params = PARAMS[job.task].model_validate(dict(job.params))
+    results = [result_rows.result_of(row) for row in rows]
+    return dict(evaluation.partial_of(job.task, results, [row.statistics for row in rows], params))
 
 
 def live(connection: Connection, job: Job) -> Report:
@@ -67,7 +81,7 @@ def evaluate(engine: Engine, job_key: int) -> None:
             report = _report(job, partial, usage, result_rows.statistics(connection, job_key))
     except NotFound:
         return  # deleted meanwhile: nothing is left to evaluate
-    transact(engine, lambda connection: _keep(connection, job_key, report))
+    transact(engine, lambda connection: _keep(connection, job, report))
 
 
 def unevaluated(connection: Connection) -> list[int]:
@@ -80,9 +94,11 @@ def _report(job: Job, partial: Mapping[str, Any], usage: Mapping[str, Any], stat
     return evaluation.report(job.task, partial, statistics, total=total, usage=usage, wall_seconds=job.seconds)
 
 
-def _keep(connection: Connection, job_key: int, report: Report) -> None:
-    if connection.scalar(select(jobs.c.key).where(jobs.c.key == job_key).with_for_update()) is None:
-        return
+def _keep(connection: Connection, job: Job, report: Report) -> None:
+    job_key = job.key
+    ended = connection.scalar(select(jobs.c.finished_at).where(jobs.c.key == job_key).with_for_update())
+    if ended is None or ended != job.finished_at:
+        return  # deleted, or opened again since: these figures are of an end that no longer stands
     connection.execute(delete(metrics).where(metrics.c.job_key == job_key))
     rows = [
         {

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, exc, func, select
 
 from corpusmill.documents import Result
 from corpusmill.shards import Slice
@@ -92,9 +92,12 @@ def _copy(connection: Connection, values: list[tuple[Any, ...]]) -> None:
         "CREATE TEMPORARY TABLE IF NOT EXISTS results_staging (LIKE results INCLUDING DEFAULTS) ON COMMIT DELETE ROWS"
     )
     driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor, cursor.copy(f"COPY results_staging ({columns}) FROM STDIN") as copy:
-        for row in values:
-            copy.write_row(row)
+    try:
+        with driver.cursor() as cursor, cursor.copy(f"COPY results_staging ({columns}) FROM STDIN") as copy:
+            for row in values:
+                copy.write_row(row)
+    except driver.OperationalError as error:  # the driver's own, which SQLAlchemy does not see
+        raise exc.OperationalError("COPY results_staging", None, error) from error
     connection.exec_driver_sql(
         f"INSERT INTO results ({columns}) SELECT {columns} FROM results_staging "  # noqa: S608
         "ON CONFLICT (job_key, position) DO UPDATE SET "

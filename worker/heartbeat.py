@@ -97,7 +97,8 @@ class Heartbeat:
     def drop(self, held: Held) -> None:
         """Renew it no more: it is finished, lost or given back."""
         with self._lock:
-            self._held.pop(held.claim.key, None)
+            if self._held.get(held.claim.key) is held:
+                del self._held[held.claim.key]
 
     def end_overdue(self) -> None:
         """End this process where a shard has been in the model for longer than one may be: nothing else frees it from native

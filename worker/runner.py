@@ -16,7 +16,7 @@ import structlog
 import evaluation
 from corpora import Store
 from corpusmill.documents import Document, Result
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, LeaseLost, ModelFault, NotFound
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DeviceLost, LeaseLost, ModelFault, NotFound
 from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
@@ -28,6 +28,7 @@ from db.engine import Engine as Database
 from db.jobs import Job
 from db.results import ResultRow, kept, result_of, row_of
 from db.shards import Claim
+from worker.device import is_device_lost
 from worker.engines.base import Engine, Usage, Work
 from worker.heartbeat import Heartbeat, Held
 
@@ -129,7 +130,10 @@ class Runner:
             except OSError:
                 self.give_back(held)  # nor is it where this machine is out of file descriptors, or a disk fails
                 raise
-            except Exception as error:  # noqa: BLE001 — as below
+            except Exception as error:
+                if is_device_lost(error):
+                    self.give_back(held)
+                    raise DeviceLost(f"The device cannot be used by this process any more: {error}") from error
                 self.surrender(held, error)
 
     def _prepare(self, held: Held) -> Ready:

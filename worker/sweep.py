@@ -156,7 +156,7 @@ class Sweeper:
             old_jobs = jobs.expired(connection, _RETIRED_AT_ONCE)
             old_corpora = corpora.expired(connection, _RETIRED_AT_ONCE)
         for job_id in old_jobs:
-            files.remove_job(self.database, self.settings.data_dir, job_id)
+            files.remove_job(self.database, self.settings.data_dir, job_id, expired_only=True)
         for corpus_id in old_corpora:
             transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
             files.remove_corpus(self.settings.data_dir, corpus_id)
@@ -171,6 +171,12 @@ class Sweeper:
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
         transact(self.database, idempotency.forget_old)
         remove_partials(self.settings.data_dir / "corpora")
+        with reading(self.database) as connection:
+            abandoned = corpora.abandoned(connection, older=files.ORPHAN_SECONDS)
+        for corpus_id in abandoned:
+            log.info("removing documents of a job that never was", corpus=corpus_id)
+            transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
+            files.remove_corpus(self.settings.data_dir, corpus_id)
         with reading(self.database) as connection:
             left = files.orphans(connection, self.settings.data_dir)
         for corpus_id in left:

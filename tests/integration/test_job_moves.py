@@ -39,7 +39,7 @@ def rows(piece: Slice, failed: frozenset[int] = frozenset(), skip: frozenset[int
             position=position, document_id=str(position), status="failed" if position in failed else "succeeded",
             output=None if position in failed else {"label": "x"},
             error={"code": "internal"} if position in failed else None,
-            n_tokens=1, n_segments=1, truncated=False,
+            n_tokens=1, n_segments=1, truncated=False, statistics=None if position in failed else {"p": "x"},
         )
         for position in range(piece.start, piece.stop) if position not in skip
     ]  # fmt: skip
