@@ -99,5 +99,9 @@ def _plain(make: Any, info: ModelInfo, asked: Dtype, device: Device) -> Engine[A
         raise ModelFault("int8 as a dtype is for engine ctranslate2: set engine to int8 and leave dtype out.")
     dtype = dtype_for(device, asked)
     model, tokenizer = load_model(info, device, dtype)
+    if device.kind == "cpu" and info.family in {"sequence-classification", "sentence-encoder"}:
+        from worker.models.fusing import fuse
+
+        fuse(model)
     engine = make(model, tokenizer, info, device, dtype)
     return engine
