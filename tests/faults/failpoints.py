@@ -1,0 +1,180 @@
+"""Where the processes of the fault tests die, and what their documents do to them.
+
+Knows the product's public functions and wraps them; the product knows nothing of this. Read by the entry points
+`program` and nothing else. All is asked for by environment variables:
+
+FAULTS_POINT    where to die with the whole process group: `before_commit` or `after_commit` of a shard in a worker,
+                `before_ring` or `after_ring` of a submitted job in the API; `no_database_before_ring` has the API's
+                database fail there instead
+FAULTS_ONCE     a file that the first to die makes: whoever finds it lives
+FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
+                as its first and last position
+FAULTS_BATCH    the batch size from which the device runs out of memory
+
+A document whose text holds one of the words below does what they say to the process that runs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+#: A crash in native code; a sleep there that never lets go of the interpreter, and one that does; an exception that nobody
+#: foresaw.
+SEGFAULT, HANG, SLEEP, RAISE = "#segfault#", "#hang#", "#sleep#", "#raise#"
+#: The device fails for good in this process; has no memory for this document; the process takes all there is.
+DEVICE, OOM, EATS = "#device#", "#oom#", "#eats#"
+
+
+def die() -> None:
+    """SIGKILL for this process and all of its group."""
+    os.killpg(0, signal.SIGKILL)
+
+
+def once() -> bool:
+    """Whether this is the first time that anybody asks; always, where no file says otherwise."""
+    path = os.environ.get("FAULTS_ONCE")
+    if path is None:
+        return True
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def in_worker() -> None:
+    """Wrap what a worker's child calls."""
+    import worker.engines.echo
+    from db import shards
+
+    runner: Any = import_module("worker.runner")
+
+    point = os.environ.get("FAULTS_POINT")
+    here = threading.local()
+    finish, transact = shards.finish, runner.transact
+
+    def finishing(*args: Any, **kwargs: Any) -> bool:
+        ended = finish(*args, **kwargs)
+        here.finished = True
+        if point == "before_commit" and once():
+            die()
+        return ended
+
+    def transacting(*args: Any, **kwargs: Any) -> Any:
+        here.finished = False
+        value = transact(*args, **kwargs)
+        if point == "after_commit" and here.finished and once():
+            die()
+        return value
+
+    shards.finish = finishing
+    runner.transact = transacting
+    engine: Any = worker.engines.echo.EchoEngine
+    engine.run = _poisoned(engine.run)
+
+
+def _poisoned(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    log = os.environ.get("FAULTS_RUNS")
+
+    def running(self: Any, prepared: Any, usage: Any, stopped: Callable[[], bool]) -> Iterator[Any]:
+        if log:
+            with Path(log).open("a", encoding="ascii") as file:
+                file.write(f"{prepared.documents[0].position} {prepared.documents[-1].position}\n")
+        for document in prepared.documents:
+            _harm(document.text)
+        most = int(os.environ.get("FAULTS_BATCH", "0"))
+        if most:
+            yield from _on_a_small_device(run, self, prepared, usage, stopped, most)
+        else:
+            yield from run(self, prepared, usage, stopped)
+
+    return running
+
+
+def _on_a_small_device(
+    run: Callable[..., Iterator[Any]], engine: Any, prepared: Any, usage: Any, stopped: Callable[[], bool], most: int
+) -> Iterator[Any]:
+    """The same by the product's own budget of batches, on a device with room for `most` documents."""
+    import torch
+
+    from corpusmill.documents import failed
+    from corpusmill.errors import DocumentError
+    from worker.device import Device
+    from worker.engines.budget import Budget
+
+    documents = prepared.documents
+
+    def batch(indices: list[int]) -> list[Any]:
+        if len(indices) > most or any(OOM in documents[index].text for index in indices):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        chosen = replace(prepared, documents=[documents[index] for index in indices])
+        return [result for found in run(engine, chosen, usage, stopped) for result in found]
+
+    budget = Budget(Device(kind="cpu", batch_tokens=64))
+    for indices, output in budget.batches([1] * len(documents), batch, stopped):
+        if output is not None:
+            yield output
+            continue
+        error = DocumentError(code="out_of_memory", message="The document alone does not fit the device.")
+        yield [failed(documents[index], error) for index in indices]
+
+
+def _harm(text: str) -> None:
+    if SEGFAULT in text:
+        ctypes.string_at(0)
+    elif HANG in text:
+        ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock: no other thread runs, not even the heartbeat
+    elif SLEEP in text:
+        ctypes.CDLL(None).sleep(3600)  # the lock is free: the heartbeat goes on
+    elif RAISE in text:
+        raise RuntimeError("a fault that nobody foresaw")
+    elif EATS in text:
+        hoard = []
+        while True:
+            hoard.append(bytearray(os.urandom(1 << 20)))
+    elif DEVICE in text and once():
+        import torch
+
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+def in_api() -> None:
+    """Wrap what the API calls after a job is committed."""
+    from broker.doorbell import Doorbell
+    from corpusmill.errors import DatabaseUnavailable
+    from db import shards
+
+    point = os.environ.get("FAULTS_POINT")
+    ring, depth = Doorbell.ring, Doorbell.depth
+
+    def ringing(self: Doorbell, shard_ids: Any) -> int:
+        if point == "before_ring" and once():
+            die()
+        rung = ring(self, shard_ids)
+        if point == "after_ring" and once():
+            die()
+        return rung
+
+    def measuring(self: Doorbell) -> int:
+        if point == "before_ring" and once():
+            die()
+        return depth(self)
+
+    to_publish = shards.to_publish
+
+    def looking(*args: Any, **kwargs: Any) -> list[int]:
+        if point == "no_database_before_ring":
+            raise DatabaseUnavailable("The database did not answer: a fault of the tests.")
+        return to_publish(*args, **kwargs)
+
+    shards.to_publish = looking
+    Doorbell.ring = ringing  # type: ignore[method-assign]
+    Doorbell.depth = measuring  # type: ignore[method-assign]

@@ -1,0 +1,378 @@
+"""The whole system as processes of its own: database, broker, API, workers and sweepers, over one data directory.
+
+Knows how they are started, hurt and healed, and how to wait for a condition. Judges by `oracle`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from db.engine import migrate
+from tests.acceptance.stack import jsonl
+
+from . import oracle
+from .databases import Database
+from .oracle import Documents
+from .processes import ROOT, Process, python, until
+from .valkey import Valkey
+
+ENDED = ("completed", "completed_with_errors", "failed", "cancelled")
+SETTINGS = {
+    "lease_seconds": "3", "sweep_seconds": "0.5", "shard_documents": "50", "device": "cpu", "threads": "1",
+    "log_format": "json",
+}  # fmt: skip
+#: Seconds within which a fault must be over: lease, sweep, the start of a process, and a machine that others use.
+BOUND = 60.0
+
+
+class Rig:
+    """A running system. Its processes are `api`, `sweep-0`, `worker-0` and so on."""
+
+    def __init__(self, folder: Path, database: Database, *, workers: int = 2, **settings: str) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.database = database
+        #: Where a SQLite file lies.
+        self.database_folder = folder / "database"
+        self.workers = workers
+        self.settings = SETTINGS | settings
+        self.port = _free_port()
+        base = {name: value for name, value in os.environ.items() if not name.startswith("CORPUSMILL_")}
+        self._base = base | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.broker = Valkey(folder / "v", self._base)
+        self.processes: dict[str, Process] = {}
+        self.statuses: list[int] = []
+        self.runs = folder / "runs"
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=httpx2.Timeout(60.0))
+        self.killed_workers = 0
+        self._corpora: dict[int, tuple[Documents, str]] = {}
+        self._metrics: dict[str, dict[str, Any]] = {}
+        self._job: str = ""
+
+    # -- processes
+
+    def environ(self, **extra: str) -> dict[str, str]:
+        """The environment of a program; what is given in capitals goes in as it is."""
+        settings = {
+            "data_dir": str(self.data_dir), "database_url": self.database.url.replace("+psycopg", ""),
+            "broker_url": self.broker.url, "port": str(self.port),
+        } | self.settings | {name: value for name, value in extra.items() if name.islower()}  # fmt: skip
+        plain = {name: value for name, value in extra.items() if not name.islower()}
+        named = {f"CORPUSMILL_{name.upper()}": value for name, value in settings.items()}
+        return self._base | named | {"FAULTS_RUNS": str(self.runs)} | plain
+
+    def start(self, name: str, *, prefix: tuple[str, ...] = (), **extra: str) -> Process:
+        """Start a program, with further settings or variables; one that runs is left alone."""
+        running = self.processes.get(name)
+        if running is not None and running.alive:
+            return running
+        environ = self.environ(**extra)
+        command = python("-m", "tests.faults.program", name.split("-", maxsplit=1)[0])
+        process = Process(command, environ, self.folder / f"{name}.log", prefix)
+        self.processes[name] = process
+        process.start()
+        return process
+
+    def up(self) -> None:
+        """Start everything that does not run, and wait until the API answers and every worker listens."""
+        self.database.up()
+        self.broker.start()
+        if not self.processes:
+            migrate(self.database.url)
+        for name in self.names():
+            self.start(name)
+        self.ready()
+
+    def names(self) -> list[str]:
+        """The usual programs."""
+        return ["api", "sweep-0", *self.worker_names()]
+
+    def worker_names(self) -> list[str]:
+        return [f"worker-{number}" for number in range(self.workers)]
+
+    def ready(self) -> None:
+        """Block until `/readyz` answers and as many workers as run are waiting for messages."""
+        until(self.answers, BOUND, "the API answers")
+        running = sum(1 for name, one in self.processes.items() if name.startswith("worker") and one.alive)
+        until(lambda: self.broker.listeners() >= running, BOUND, "the workers listen")
+
+    def answers(self) -> bool:
+        with suppress(httpx2.HTTPError):
+            return bool(self.http.get("/readyz", timeout=5).status_code == 200)
+        return False
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL programs, each with its group."""
+        for name in names:
+            self.killed_workers += name.startswith("worker")
+            self.processes[name].kill()
+
+    def freeze(self, *names: str) -> None:
+        """SIGSTOP programs, at a moment when none of them has a transaction open: whoever is stopped in one stops all
+        others on SQLite, whatever we do."""
+
+        def frozen() -> bool:
+            for name in names:
+                self.processes[name].signal(signal.SIGSTOP)
+            if self.database.unlocked():
+                return True
+            self.thaw(*names)
+            time.sleep(0.01)
+            return False
+
+        until(frozen, what=f"{names} stopped between transactions")
+
+    def thaw(self, *names: str) -> None:
+        """SIGCONT programs."""
+        for name in names:
+            self.processes[name].signal(signal.SIGCONT)
+
+    def stop(self, *names: str) -> float:
+        """SIGTERM programs, together, and wait until they have ended; seconds of the slowest."""
+        started = time.monotonic()
+        for name in names:
+            self.processes[name].terminate()
+        for name in names:
+            self.processes[name].await_stopped()
+        return time.monotonic() - started
+
+    def restart(self, *names: str, **extra: Any) -> None:
+        """Kill programs and start them with these variables."""
+        for name in names:
+            self.kill(name)
+            self.start(name, **extra)
+
+    def start_all(self, *names: str, **extra: Any) -> None:
+        """Start programs, all in the same way."""
+        for name in names:
+            self.start(name, **extra)
+
+    def heal(self) -> None:
+        """Everything as it is meant to be: what was started in a special way, or stopped, is started anew."""
+        for name, process in list(self.processes.items()):
+            process.signal(signal.SIGCONT)
+            if process.alive and (name not in self.names() or dict(process.environ) != self.environ()
+                                  or process.prefix):  # fmt: skip
+                process.kill()
+        self.broker.process.signal(signal.SIGCONT) if self.broker.process.alive else None
+        self.up()
+        # What killed workers had in their hands would come again after hours, and find nothing to do.
+        self.broker.client.delete("unacked", "unacked_index")
+        with suppress(Exception):
+            self.broker.client.config_set("maxmemory", "0")
+            self.broker.client.config_set("maxmemory-policy", "noeviction")
+        self.statuses.clear()
+        self.killed_workers = 0
+
+    def scrap(self) -> None:
+        """End everything, the hard way."""
+        for process in self.processes.values():
+            process.kill()
+        self.broker.process.kill()
+        self.broker.client.close()
+        with suppress(Exception):
+            self.database.up()
+        self.http.close()
+
+    # -- requests
+
+    def request(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        """A request whose status the oracle will look at."""
+        response = self.http.request(method, f"/api/v1{path}", **arguments)
+        self.statuses.append(response.status_code)
+        return response
+
+    def upload(self, found: Documents) -> str:
+        """A corpus of these documents, ready; its id."""
+        response = self.request(
+            "POST", "/corpora", content=jsonl(found), headers={"Content-Type": "application/x-ndjson"}
+        )
+        assert response.status_code == 201, response.text
+        assert response.json()["status"] == "ready", response.text
+        return str(response.json()["id"])
+
+    def corpus(self, found: Documents) -> str:
+        """The same, uploaded once for each list of documents."""
+        if id(found) not in self._corpora:
+            self._corpora[id(found)] = (found, self.upload(found))
+        return self._corpora[id(found)][1]
+
+    def submit(self, found: Documents, *, delay_ms: float = 0.0, **body: Any) -> str:
+        """A job over these documents; its id."""
+        params = {"delay_ms": delay_ms} if delay_ms else {}
+        asked = {"task": "classification", "model": "echo", "corpus": self.corpus(found), "params": params, **body}
+        response = self.request("POST", "/jobs", json=asked)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        response = self.request("GET", f"/jobs/{job_id}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    def metrics(self, job_id: str) -> dict[str, Any]:
+        response = self.request("GET", f"/jobs/{job_id}/metrics")
+        assert response.status_code == 200, response.text
+        return {metric["name"]: metric for metric in response.json()["metrics"]}
+
+    # -- conditions
+
+    def shards(self, job_id: str) -> list[Any]:
+        """The job's shards as they stand: key, start, stop, state, attempt, losses, owner."""
+        return self.database.query(
+            "SELECT s.key, s.start, s.stop, s.state, s.attempt, s.losses, s.owner, s.finished_at FROM shards s "
+            "JOIN jobs j ON j.key = s.job_key WHERE j.id = :id ORDER BY s.start",
+            id=job_id,
+        )
+
+    def done(self, job_id: str) -> int:
+        """Documents of the job whose shard has ended."""
+        return sum(one.stop - one.start for one in self.shards(job_id) if one.state not in ("pending", "running"))
+
+    def running(self, job_id: str) -> list[Any]:
+        return [one for one in self.shards(job_id) if one.state == "running"]
+
+    def await_done(self, job_id: str, share: float, seconds: float = BOUND) -> None:
+        """Block until that share of the job's documents has ended."""
+        total = sum(one.stop - one.start for one in self.shards(job_id))
+        until(lambda: self.done(job_id) >= share * total, seconds, f"{share:.0%} of {job_id} ended")
+
+    def await_running(self, job_id: str, seconds: float = BOUND) -> list[Any]:
+        """Block until a shard of the job runs; those that do."""
+        return until(lambda: self.running(job_id), seconds, f"a shard of {job_id} runs")
+
+    def await_ended(self, job_id: str, seconds: float = 120.0) -> str:
+        """Block until the job has ended in the database, asking the API as well; its status."""
+
+        def outcome() -> str | None:
+            with suppress(httpx2.HTTPError):
+                self.request("GET", f"/jobs/{job_id}", timeout=10)
+            row = self.database.query("SELECT outcome, evaluated FROM jobs WHERE id = :id", id=job_id)[0]
+            return str(row.outcome) if row.outcome and row.evaluated else None
+
+        try:
+            return until(outcome, seconds, f"{job_id} ended") or ""
+        except TimeoutError as error:
+            states: dict[str, int] = {}
+            for one in self.shards(job_id):
+                states[one.state] = states.get(one.state, 0) + 1
+            raise TimeoutError(f"{error}: shards {states}\n{self.logs()}") from error
+
+    def recovery(self, job_id: str, held: list[Any], seconds: float = BOUND) -> float:
+        """Seconds until every shard that was held when the fault came runs again or has ended, and something of the job
+        has been committed since."""
+        started, before = time.monotonic(), self.done(job_id)
+        total = sum(one.stop - one.start for one in self.shards(job_id))
+        fences = {one.key: one.attempt for one in held}
+
+        def moved() -> bool:
+            now = {one.key: one for one in self.shards(job_id)}
+            free = all(
+                key not in now or now[key].attempt > fence or now[key].state not in ("pending", "running")
+                for key, fence in fences.items()
+            )
+            ended = self.done(job_id)
+            return free and (ended > before or ended == total)
+
+        until(moved, seconds, f"{job_id} goes on")
+        return time.monotonic() - started
+
+    def executions(self, act: Callable[[], Any]) -> tuple[Any, int]:
+        """What `act` returns, and how many shards went through the model meanwhile."""
+        before = len(self.ran())
+        value = act()
+        return value, len(self.ran()) - before
+
+    def ran(self) -> list[tuple[int, int]]:
+        """The first and last position of every shard that went through the model, in order."""
+        lines = self.runs.read_text(encoding="ascii").splitlines() if self.runs.exists() else []
+        return [(int(first), int(last)) for first, last in (line.split() for line in lines)]
+
+    # -- the oracle
+
+    def baseline(self, found: Documents) -> dict[str, Any]:
+        """The metrics of an undisturbed run over these documents."""
+        corpus = self.corpus(found)
+        if corpus not in self._metrics:
+            job_id = self.submit(found)
+            assert self.await_ended(job_id) == "completed"
+            self._metrics[corpus] = oracle.timeless(self.metrics(job_id))
+        return self._metrics[corpus]
+
+    def verify(self, job_id: str, found: Documents, *, failed: Mapping[int, str] | None = None) -> None:
+        """The one oracle: every document exactly once, right, and nothing left behind.
+
+        `failed` are the positions that must have failed, with their error codes.
+        """
+        failed = failed or {}
+        rows = self.database.query(
+            "SELECT r.position, r.document_id, r.output, r.error FROM results r JOIN jobs j ON j.key = r.job_key "
+            "WHERE j.id = :id ORDER BY r.position",
+            id=job_id,
+        )
+        assert [row.position for row in rows] == list(range(len(found))), "a result for each document, and one only"
+        assert [row.document_id for row in rows] == [one["id"] for one in found]
+        codes = {row.position: oracle.loaded(row.error)["code"] for row in rows if row.error is not None}
+        assert codes == dict(failed)
+        right = ((k, oracle.expected(one)) for k, one in enumerate(found) if k not in failed)
+        said = ((row.position, oracle.loaded(row.output)) for row in rows if row.position not in failed)
+        assert oracle.digest(said) == oracle.digest(right)
+        until(self.answers, BOUND, "the API answers")
+        job = self.job(job_id)
+        assert job["status"] == ("completed_with_errors" if failed else "completed"), job
+        good = len(found) - len(failed)
+        assert job["counts"] == {
+            "total": len(found), "succeeded": good, "failed": len(failed), "cancelled": 0, "pending": 0
+        }  # fmt: skip
+        metrics = self.metrics(job_id)
+        assert metrics["accuracy"]["n"] == good
+        if not failed:
+            same, now = self.baseline(found), oracle.timeless(metrics)
+            assert {name: now.get(name) for name in {*now, *same} if now.get(name) != same.get(name)} == {}
+        self.clean(job_id)
+
+    def clean(self, job_id: str) -> None:
+        """Nothing is left of the job's work: no leased shard, no message, no temporary file; no answer was wrong."""
+        assert not [one for one in self.shards(job_id) if one.state in ("pending", "running")]
+        until(lambda: self.broker.waiting == 0, BOUND, "the queue drains")
+        # A worker that is killed takes the messages in its hands with it; they come again after the visibility timeout
+        # and find nothing to do.
+        left = 2 * self.killed_workers
+        until(lambda: self.broker.unacknowledged <= left, BOUND, "the messages are acknowledged")
+        assert self.temporary_files() == []
+        assert {status for status in self.statuses if status >= 500} <= {503}
+
+    def temporary_files(self) -> list[str]:
+        """Uploads and half-made stores in the data directory."""
+        uploads = [path.name for path in (self.data_dir / "uploads").glob("*")]
+        return uploads + [path.name for path in (self.data_dir / "corpora").glob("*partial*")]
+
+    def logs(self) -> str:
+        """The ends of the logs, for a failing test."""
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(self.folder.glob("*.log"))
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def body_of(message: bytes) -> dict[str, Any]:
+    """A message as kombu wrote it."""
+    found: dict[str, Any] = json.loads(message)
+    return found

@@ -1,0 +1,175 @@
+"""A broker that dies, forgets, repeats itself, hangs or is full."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import httpx2
+import pytest
+
+from .conftest import Measured
+from .oracle import Documents
+from .processes import ROOT, until
+from .rig import BOUND, Rig
+
+pytestmark = pytest.mark.timeout(150)
+
+
+@pytest.mark.fault("F13")
+def test_a_broker_killed_and_started_again_with_its_log_goes_on(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    broker_restart(rig, corpus, measured, persistent=True)
+
+
+@pytest.mark.fault("F14")
+def test_a_broker_that_comes_back_empty_is_rung_again(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    broker_restart(rig, corpus, measured, persistent=False)
+
+
+def broker_restart(rig: Rig, corpus: Documents, measured: Measured, *, persistent: bool) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=2)
+        rig.await_done(job_id, 0.3)
+        rig.broker.process.kill()
+        # Until nobody runs a shard any more, or all of them: workers live on what they find without bells.
+        rig.stop("worker-0", "worker-1")
+        rig.broker.start(persistent=persistent)
+        rig.start("worker-0")
+        rig.start("worker-1")
+        measured.recoveries.append(rig.recovery(job_id, []))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.killed_workers += 2  # what they had in their hands could not be given back to a dead broker
+    rig.verify(job_id, corpus)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+@pytest.mark.fault("F15")
+def test_an_emptied_broker_is_rung_again(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=3)
+        for share in (0.1, 0.4, 0.7):
+            rig.await_done(job_id, share)
+            empty_under_idle_workers(rig)
+            measured.recoveries.append(rig.recovery(job_id, []))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+def empty_under_idle_workers(rig: Rig) -> None:
+    """New workers, who have heard no bell, and a broker that has none left."""
+    rig.stop("worker-0", "worker-1")
+    rig.broker.client.flushall()
+    rig.start("worker-0")
+    rig.start("worker-1")
+
+
+@pytest.mark.fault("F36")
+def test_every_message_delivered_four_times_changes_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> str:
+        rig.freeze("worker-0", "worker-1")
+        job_id = rig.submit(corpus, delay_ms=1)
+        messages = rig.broker.messages()
+        assert len(messages) >= 30
+        for _ in range(3):
+            rig.broker.push(*messages)
+        rig.thaw("worker-0", "worker-1")
+        measured.recoveries.append(rig.recovery(job_id, []))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+    assert measured.executions == measured.shards
+    until(lambda: rig.broker.waiting == 0, what="the repeated messages are answered")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F16")
+def test_a_broker_that_hangs_holds_up_no_request(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    rig.baseline(corpus)
+    rig.broker.process.signal(signal.SIGSTOP)
+    end = time.monotonic() + 45
+    jobs, slowest = [], 0.0
+    for _ in range(3):
+        asked = time.monotonic()
+        jobs.append(rig.submit(corpus, delay_ms=1))
+        slowest = max(slowest, time.monotonic() - asked)
+    assert slowest < 10, "about two seconds by the producer's own limits, on a machine that others use"
+    until(lambda: time.monotonic() > end, 60)
+    rig.broker.process.signal(signal.SIGCONT)
+    started = time.monotonic()
+    for job_id in jobs:
+        rig.await_ended(job_id)
+    measured.recoveries.append(time.monotonic() - started)
+    measured.note = f"slowest 202 {slowest:.1f} s"
+    for job_id in jobs:
+        rig.verify(job_id, corpus)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F17")
+def test_an_api_that_starts_without_a_broker_takes_jobs_that_run_later(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    rig.kill("api", "worker-0", "worker-1")
+    rig.broker.process.kill()
+    for name in ("api", "worker-0", "worker-1"):
+        rig.start(name)
+    until(lambda: healthy(rig), BOUND, "the API is up")
+    assert not rig.answers(), "it says that it is not ready"
+    job_id = rig.submit(corpus, delay_ms=1)
+    rig.broker.start()
+    measured.recoveries.append(rig.recovery(job_id, []))
+    rig.await_ended(job_id)
+    rig.verify(job_id, corpus)
+
+
+def healthy(rig: Rig) -> bool:
+    try:
+        return rig.http.get("/healthz", timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F18")
+def test_a_full_broker_loses_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    rig.broker.client.config_set("maxmemory", "1")
+    job_id = rig.submit(corpus, delay_ms=2)
+    for _ in range(3):
+        rig.broker.client.config_set("maxmemory", "1")
+        other = rig.submit(corpus[:100])
+        rig.broker.client.config_set("maxmemory", "0")
+        rig.broker.start()
+        for name in rig.worker_names():  # as their supervisor does
+            rig.start(name)
+        rig.await_ended(other)
+    measured.recoveries.append(rig.recovery(job_id, []))
+    rig.await_ended(job_id)
+    rig.killed_workers += 2
+    rig.verify(job_id, corpus)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F19")
+def test_a_broker_that_may_evict_is_refused_by_the_doctor(rig: Rig, measured: Measured) -> None:
+    command = [sys.executable, "-m", "cli", "doctor"]
+    rig.broker.client.config_set("maxmemory-policy", "allkeys-lru")
+    said = subprocess.run(command, cwd=ROOT, env=rig.environ(), capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "noeviction" in said.stdout + said.stderr
+    measured.note = "by `corpusmill doctor`"

@@ -1,0 +1,230 @@
+"""What the machine gives too little of: memory, file descriptors, disk; and what the device does not give at all."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.stack import jsonl
+
+from .conftest import Make, Measured
+from .failpoints import DEVICE, EATS, OOM
+from .oracle import Documents, documents
+from .processes import ROOT, until
+from .rig import BOUND, Rig
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.mark.fault("F32")
+def test_a_document_that_does_not_fit_the_device_fails_alone(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    rig.kill("worker-1")
+    rig.restart("worker-0", FAULTS_BATCH="7")
+    rig.ready()
+    heavy = [dict(one) for one in corpus[:200]]
+    for position in (0, 77, 199):
+        heavy[position]["text"] += OOM
+    before = len(rig.ran())
+    job_id = rig.submit(heavy)
+    rig.await_ended(job_id)
+    rig.verify(job_id, heavy, failed=dict.fromkeys((0, 77, 199), "out_of_memory"))
+    measured.executions, measured.shards = len(rig.ran()) - before, len(rig.shards(job_id))
+    assert measured.executions == measured.shards
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+@pytest.mark.fault("F33")
+def test_a_lost_device_restarts_the_process_and_blames_no_document(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    rig.kill("worker-1")
+    token = rig.folder / "once-device"
+    token.unlink(missing_ok=True)
+    rig.restart("worker-0", FAULTS_ONCE=str(token))
+    rig.ready()
+    parent = rig.processes["worker-0"].pid
+    cursed = [dict(one) for one in corpus[:200]]
+    cursed[120]["text"] += DEVICE
+    job_id = rig.submit(cursed)
+    rig.await_ended(job_id)
+    rig.verify(job_id, cursed)
+    measured.shards = len(rig.shards(job_id))
+    assert token.exists()
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+    assert rig.processes["worker-0"].alive
+    assert rig.processes["worker-0"].pid == parent
+
+
+_CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.fault("F34")
+def test_a_worker_killed_for_its_memory_is_replaced(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    group = _CGROUP / "corpusmill-faults"
+    try:
+        group.mkdir(exist_ok=True)
+        (group / "memory.limit_in_bytes").write_text(str(600 << 20))
+    except OSError as error:
+        pytest.skip(f"no memory control group can be made here ({error.strerror})")
+    try:
+        rig.kill("worker-1")
+        for one in [rig.processes["worker-0"].pid, *(child.pid for child in rig.processes["worker-0"].children())]:
+            (group / "cgroup.procs").write_text(str(one))
+        hungry = [dict(one) for one in corpus[:104]]
+        hungry[101]["text"] += EATS
+        job_id = rig.submit(hungry)
+        rig.await_ended(job_id, 200)
+        rig.verify(job_id, hungry, failed={101: "worker_lost"})
+    finally:
+        rig.kill("worker-0")
+        with suppress(OSError):
+            group.rmdir()
+
+
+@pytest.mark.fault("F48")
+def test_a_worker_without_file_descriptors_recovers_and_blames_no_document(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    rig.kill("worker-1")
+    job_id = rig.submit(corpus, delay_ms=3)
+    rig.await_done(job_id, 0.2)
+    pids = [child.pid for child in rig.processes["worker-0"].children()]
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
+    for pid in pids:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[pid][1]))
+    log = rig.folder / "worker-0.log"
+    until(lambda: "Too many open files" in log.read_text(errors="replace"), BOUND, "it cannot open a file")
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
+    measured.recoveries.append(rig.recovery(job_id, rig.running(job_id)))
+    rig.await_ended(job_id)
+    rig.verify(job_id, corpus)
+    measured.shards = len(rig.shards(job_id))
+    # Celery opens files as well, and its process may end for want of them: once, which is charged to what it ran.
+    assert max(one.losses for one in rig.shards(job_id)) <= 1, "the machine's want is not charged again and again"
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """A file system of its own at `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], check=False, capture_output=True
+    )
+    if made.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def fill(folder: Path) -> Path:
+    """Take all space that is left."""
+    ballast = folder / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 65_536)
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    return ballast
+
+
+@pytest.mark.fault("F23")
+def test_a_full_disk_under_the_database_stops_the_job_until_there_is_room(
+    make_rig: Make, kind: str, corpus: Documents, measured: Measured
+) -> None:
+    if kind == "postgresql":
+        pytest.skip("the server's own business: it ends itself, and F20 is what we see of it")
+    rig = make_rig()
+    with small_disk(rig.database_folder, 16):
+        try:
+            rig.up()
+            few = documents(1_000, "disk ")
+            rig.baseline(few)
+            job_id = rig.submit(few, delay_ms=10)
+            rig.await_done(job_id, 0.2)
+            ballast = fill(rig.database_folder)
+            logs = [rig.folder / f"{name}.log" for name in rig.worker_names()]
+            until(
+                lambda: any("heartbeat missed" in log.read_text(errors="replace") for log in logs),
+                BOUND,
+                "disk is full",
+            )
+            before = rig.done(job_id)
+            ballast.unlink()
+            measured.recoveries.append(rig.recovery(job_id, []))
+            assert rig.done(job_id) >= before
+            rig.await_ended(job_id)
+            rig.verify(job_id, few)
+            assert rig.database.query("PRAGMA integrity_check")[0][0] == "ok"
+        finally:
+            rig.scrap()
+
+
+@pytest.mark.fault("F24")
+def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
+    make_rig: Make, kind: str, corpus: Documents, measured: Measured
+) -> None:
+    rig = make_rig(workers=1)
+    with small_disk(rig.data_dir / "uploads", 1), small_disk(rig.broker.folder, 4):
+        try:
+            rig.up()
+            rig.baseline(corpus)
+            body = jsonl(documents(20_000))
+            assert len(body) > 1 << 20
+            headers = {"Content-Type": "application/x-ndjson"}
+            refused = rig.http.post("/api/v1/corpora", content=body, headers=headers)
+            assert refused.status_code == 507, refused.text
+            assert rig.temporary_files() == []
+            job_id = rig.submit(corpus, delay_ms=2)
+            rig.await_done(job_id, 0.1)
+            ballast = fill(rig.broker.folder)
+            other = rig.submit(corpus)
+            rig.await_done(job_id, 0.4)
+            ballast.unlink()
+            started = time.monotonic()
+            until(rig.broker.answers, BOUND, "Valkey answers")
+            rig.start("worker-0")
+            rig.await_ended(job_id)
+            rig.await_ended(other)
+            measured.recoveries.append(time.monotonic() - started)
+            rig.killed_workers += 1
+            rig.verify(job_id, corpus)
+            rig.verify(other, corpus)
+        finally:
+            rig.scrap()
+
+
+@pytest.mark.fault("F35")
+def test_a_model_that_cannot_be_loaded_fails_its_job_and_no_other(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="models-") as folder:
+        broken = Path(folder) / "broken"
+        shutil.copytree(ROOT / "demo" / "models" / "classifier", broken)
+        rig.restart("api", *rig.worker_names(), models_root=folder)
+        rig.ready()
+        parents = [rig.processes[name].pid for name in rig.worker_names()]
+        rig.freeze(*rig.worker_names())
+        job_id = rig.submit(corpus[:100], model="broken")
+        weights = broken / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+        rig.thaw(*rig.worker_names())
+        other = rig.submit(corpus, delay_ms=1)
+        assert rig.await_ended(job_id) == "failed"
+        error = rig.job(job_id)["error"]
+        assert "broken" in error["message"]
+        rig.await_ended(other)
+        rig.verify(other, corpus)
+        assert [rig.processes[name].pid for name in rig.worker_names()] == parents

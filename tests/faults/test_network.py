@@ -1,0 +1,163 @@
+"""Links between the processes that are cut, slow, lossy, or lose the one answer that matters."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from .conftest import Measured
+from .databases import Postgresql
+from .link import Link
+from .oracle import Documents
+from .processes import until
+from .rig import BOUND, Rig
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@contextmanager
+def database_link(rig: Rig, seed: int = 1) -> Iterator[tuple[Link, str]]:
+    """A link to the rig's PostgreSQL, and the URL that leads over it."""
+    if not isinstance(rig.database, Postgresql):
+        pytest.skip("a SQLite file has no connections")
+    url = sqlalchemy.make_url(rig.database.url)
+    target = Path(str(url.query["host"])) / f".s.PGSQL.{url.port or 5432}"
+    with tempfile.TemporaryDirectory(prefix="link-") as folder:
+        link = Link(Path(folder) / ".s.PGSQL.5432", target, seed)
+        over = url.set(drivername="postgresql", query={"host": folder}, port=None)
+        try:
+            yield link, over.render_as_string(hide_password=False)
+        finally:
+            link.close()
+
+
+@contextmanager
+def broker_link(rig: Rig, seed: int = 1) -> Iterator[tuple[Link, str]]:
+    """A link to the rig's broker, and the URL that leads over it."""
+    with tempfile.TemporaryDirectory(prefix="link-") as folder:
+        link = Link(Path(folder) / "s", rig.broker.socket, seed)
+        try:
+            yield link, f"redis+socket://{folder}/s?virtual_host=0"
+        finally:
+            link.close()
+
+
+@pytest.mark.fault("F21")
+def test_cut_connections_and_lost_replies_to_commits_change_nothing(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    with database_link(rig, seed=21) as (link, url):
+        rig.restart("worker-0", "worker-1", "sweep-0", database_url=url)
+        rig.ready()
+
+        def act() -> str:
+            job_id = rig.submit(corpus, delay_ms=4)
+            link.commits = 0.2
+            for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+                rig.await_done(job_id, share)
+                rig.database.query(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            link.commits = 0.0
+            measured.recoveries.append(rig.recovery(job_id, []))
+            rig.await_ended(job_id)
+            return job_id
+
+        job_id, measured.executions = rig.executions(act)
+        measured.shards = len(rig.shards(job_id))
+        measured.note = f"{link.lost_commits} replies to COMMIT lost"
+        assert link.lost_commits > 5
+        rig.verify(job_id, corpus)
+
+
+@pytest.mark.fault("F25")
+@pytest.mark.parametrize("seconds", [60, 120])
+def test_a_broker_out_of_reach_costs_the_waiting_only(
+    rig: Rig, corpus: Documents, measured: Measured, seconds: int
+) -> None:
+    with broker_link(rig) as (link, url):
+        rig.restart("worker-0", "worker-1", broker_url=url)
+        rig.ready()
+        job_id = rig.submit(corpus, delay_ms=5)
+        rig.await_done(job_id, 0.2)
+        link.cut = True
+        # A worker lives on what it finds without bells; a second job waits for one.
+        other = rig.submit(corpus, delay_ms=1)
+        end = time.monotonic() + seconds
+        until(lambda: time.monotonic() > end, seconds + 5)
+        link.cut = False
+        started = time.monotonic()
+        rig.await_ended(other)
+        measured.recoveries.append(time.monotonic() - started)
+        rig.verify(job_id, corpus)
+        rig.verify(other, corpus)
+
+
+@pytest.mark.fault("F26")
+def test_a_worker_cut_off_from_the_database_for_longer_than_its_lease_writes_nothing_late(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    with database_link(rig) as (link, url):
+        rig.restart("worker-0", database_url=url)
+        rig.ready()
+
+        def act() -> str:
+            job_id = rig.submit(corpus, delay_ms=5)
+            mine = until(
+                lambda: [one for one in rig.running(job_id) if holder(rig, one.owner)], what="it holds a shard"
+            )
+            link.cut = True
+            measured.recoveries.append(rig.recovery(job_id, mine))
+            taken = {one.key for one in mine}
+            until(
+                lambda: all(one.state == "done" for one in rig.shards(job_id) if one.key in taken),
+                BOUND,
+                "done by others",
+            )
+            before = [(one.attempt, one.owner) for one in rig.shards(job_id) if one.key in taken]
+            link.cut = False
+            rig.await_ended(job_id)
+            rig.ready()
+            assert [(one.attempt, one.owner) for one in rig.shards(job_id) if one.key in taken] == before
+            return job_id
+
+        job_id, measured.executions = rig.executions(act)
+        measured.shards = len(rig.shards(job_id))
+        rig.verify(job_id, corpus)
+
+
+def holder(rig: Rig, owner: str) -> bool:
+    return str(owner).rpartition(":")[2] in {str(child.pid) for child in rig.processes["worker-0"].children()}
+
+
+@pytest.mark.fault("F27")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_slow_and_lossy_network_makes_it_slower_and_nothing_else(
+    rig: Rig, corpus: Documents, measured: Measured, seed: int
+) -> None:
+    few = corpus[:500]
+    rig.baseline(few)
+    with ExitStack() as stack:
+        link, url = stack.enter_context(broker_link(rig, seed))
+        link.delay, link.loss = 0.5, 0.3
+        over = {"broker_url": url}
+        if rig.database.kind == "postgresql":
+            second, over["database_url"] = stack.enter_context(database_link(rig, seed))
+            second.delay, second.loss = 0.05, 0.3
+        rig.restart("worker-0", **over)
+        rig.kill("worker-1")
+        until(lambda: rig.broker.listeners() >= 1, BOUND, "the worker listens")
+        job_id = rig.submit(few, delay_ms=1)
+        rig.await_ended(job_id, 300)
+        measured.shards = len(rig.shards(job_id))
+        rig.verify(job_id, few)
+    measured.note = (
+        "on the worker's links, by a proxy (this kernel has no netem): 500 ms to the broker, 50 to PostgreSQL"
+    )

@@ -1,0 +1,352 @@
+"""Workers that die, hang or come back, and documents that kill them."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+from typing import Any
+from zlib import crc32
+
+import psutil
+import pytest
+
+from .conftest import Measured
+from .failpoints import HANG, RAISE, SEGFAULT, SLEEP
+from .oracle import Documents
+from .processes import until
+from .rig import BOUND, Rig
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def held_by(rig: Rig, name: str, job_id: str) -> list[Any]:
+    """The shards that a worker holds: its owner's name ends with the number of its child."""
+    pids = {str(child.pid) for child in rig.processes[name].children()}
+    return [one for one in rig.running(job_id) if str(one.owner).rpartition(":")[2] in pids]
+
+
+@pytest.mark.fault("F1")
+def test_a_worker_killed_in_mid_shard_loses_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=2)
+        rig.await_done(job_id, 0.2)
+        held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+        rig.kill("worker-0")
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+
+
+def lose_a_message(rig: Rig, few: Documents) -> str:
+    """A job whose one message was handed to a worker that died before it could note it: the message is nowhere any more.
+    The sweeper is stopped meanwhile; no worker is left."""
+    rig.kill("worker-1")
+    rig.corpus(few)
+    while True:
+        until(lambda: rig.broker.listeners() == 1, what="one worker listens")
+        rig.freeze("sweep-0", "worker-0")
+        job_id = rig.submit(few)
+        lost = rig.broker.waiting == rig.broker.unacknowledged == 0
+        if lost:
+            rig.kill("worker-0")
+            return job_id
+        # Its wait for messages ended just then, and nobody took the message: once more.
+        rig.thaw("worker-0", "sweep-0")
+        rig.await_ended(job_id)
+
+
+@pytest.mark.fault("F2")
+def test_a_worker_killed_before_it_could_note_its_message_loses_nothing(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    few = corpus[:40]
+    job_id = lose_a_message(rig, few)
+    rig.thaw("sweep-0")
+    rig.start("worker-1")
+    measured.recoveries.append(rig.recovery(job_id, []))
+    rig.await_ended(job_id)
+    rig.verify(job_id, few)
+
+
+@pytest.mark.fault("F5")
+def test_a_worker_killed_between_commit_and_acknowledgement_repeats_nothing(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    die_at(rig, "after_commit", corpus, measured)
+
+
+@pytest.mark.fault("F6")
+def test_a_worker_killed_before_the_commit_leaves_no_row_of_the_shard(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    die_at(rig, "before_commit", corpus, measured)
+
+
+def die_at(rig: Rig, point: str, corpus: Documents, measured: Measured) -> None:
+    rig.freeze("worker-1")
+    token = rig.folder / f"once-{point}"
+    token.unlink(missing_ok=True)
+    rig.restart("worker-0", FAULTS_POINT=point, FAULTS_ONCE=str(token))
+    until(lambda: rig.broker.listeners() == 1, BOUND, "worker-0 listens")
+
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=1)
+        rig.processes["worker-0"].wait()
+        held = rig.running(job_id)
+        rows = rig.database.query(
+            "SELECT count(*) AS n FROM results r JOIN jobs j ON j.key = r.job_key WHERE j.id = :id", id=job_id
+        )
+        assert rows[0].n == (50 if point == "after_commit" else 0)
+        rig.thaw("worker-1")
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    rig.killed_workers += 1
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+    repeated = [one for one in rig.shards(job_id) if one.attempt > 1]
+    assert len(repeated) in (1, 2), "those that the dead worker held, one running or read ahead, and no other"
+
+
+@pytest.mark.fault("F28")
+def test_a_worker_that_was_given_up_and_comes_back_writes_nothing(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=3)
+        held = hold_frozen(rig, job_id)
+        measured.recoveries.append(rig.recovery(job_id, held))
+        until(lambda: ended(rig, job_id, held), BOUND, "others have ended its shards")
+        before = rows_of(rig, job_id, held)
+        rig.thaw("worker-0")
+        rig.await_ended(job_id)
+        assert rows_of(rig, job_id, held) == before
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+    until(lambda: len(rig.shards(job_id)) == measured.shards)
+    rig.broker.client.delete("unacked", "unacked_index")
+
+
+def hold_frozen(rig: Rig, job_id: str) -> list[Any]:
+    """Stop worker-0 while it holds shards; what it holds."""
+    while True:
+        until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+        rig.freeze("worker-0")
+        if held := held_by(rig, "worker-0", job_id):
+            return held
+        rig.thaw("worker-0")
+
+
+def ended(rig: Rig, job_id: str, held: list[Any]) -> bool:
+    now = {one.key: one for one in rig.shards(job_id)}
+    return all(now[one.key].state == "done" and now[one.key].attempt > one.attempt for one in held)
+
+
+def rows_of(rig: Rig, job_id: str, held: list[Any]) -> list[Any]:
+    """The shards as they ended: attempt, owner and time."""
+    keys = {one.key for one in held}
+    return [(one.key, one.attempt, one.owner, one.finished_at) for one in rig.shards(job_id) if one.key in keys]
+
+
+@pytest.mark.fault("F30")
+def test_a_document_that_crashes_its_worker_is_found_and_fails_alone(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    poisoned = [dict(one) for one in corpus[:208]]
+    poison = 203
+    poisoned[poison]["text"] += SEGFAULT
+    before = len(rig.ran())
+    job_id = rig.submit(poisoned)
+    shards = len(rig.shards(job_id))
+    rig.await_ended(job_id, 140)
+    rig.verify(job_id, poisoned, failed={poison: "worker_lost"})
+    ran = rig.ran()[before:]
+    measured.executions, measured.shards = len(ran), shards
+    deaths = sum(1 for first, last in ran if first <= poison <= last)
+    # Twice as a whole, once for each halving of 8 documents to 1, and once more alone.
+    assert deaths <= 2 + math.log2(8) + 1, ran
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F3")
+def test_a_child_killed_alone_is_replaced_by_its_parent(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=2)
+        rig.await_done(job_id, 0.2)
+        held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+        psutil.Process(int(str(held[0].owner).rpartition(":")[2])).kill()
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        return job_id
+
+    parent = rig.processes["worker-0"].pid
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, corpus)
+    assert rig.processes["worker-0"].alive
+    assert rig.processes["worker-0"].pid == parent
+    rig.ready()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.fault("F4")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_random_kills_of_workers_lose_nothing(rig: Rig, corpus: Documents, measured: Measured, seed: int) -> None:
+    chance = random.Random(seed)
+    kills = 25
+
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=25)
+        for _ in range(kills):
+            name = chance.choice(rig.worker_names())
+            held = find_held(rig, name, job_id)
+            if not held:
+                break
+            if chance.random() < 0.5:
+                rig.kill(name)
+                rig.start(name)
+            else:
+                psutil.Process(int(str(held[0].owner).rpartition(":")[2])).kill()
+        rig.await_ended(job_id, 300)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(corpus) // 50
+    rig.verify(job_id, corpus)
+    assert measured.executions <= measured.shards + 2 * kills
+    measured.note = f"{kills} kills for each seed"
+
+
+def find_held(rig: Rig, name: str, job_id: str) -> list[Any]:
+    """What the worker holds, once it holds something; nothing where the job has ended meanwhile."""
+
+    def look() -> tuple[bool, list[Any]]:
+        held = held_by(rig, name, job_id)
+        return bool(held) or not any(one.state in ("pending", "running") for one in rig.shards(job_id)), held
+
+    until(lambda: look()[0], 120, f"{name} holds a shard")
+    return look()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F7")
+def test_a_rolling_deploy_consumes_no_attempt(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> tuple[str, float]:
+        job_id = rig.submit(corpus, delay_ms=4)
+        slowest = 0.0
+        for share, names in ((0.1, ["worker-0"]), (0.3, ["worker-1"]), (0.5, rig.worker_names()), (0.7, ["api"])):
+            rig.await_done(job_id, share)
+            rig.await_running(job_id)
+            slowest = max(slowest, rig.stop(*names))
+            rig.start_all(*names)
+        measured.recoveries.append(rig.recovery(job_id, []))
+        rig.await_ended(job_id)
+        return job_id, slowest
+
+    (job_id, slowest), measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    measured.note = f"slowest end {slowest:.1f} s"
+    assert slowest <= 35
+    rig.verify(job_id, corpus)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F8")
+def test_impatient_signals_lose_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=4)
+        rig.await_done(job_id, 0.2)
+        held = rig.await_running(job_id)
+        first, second = (rig.processes[name] for name in rig.worker_names())
+        psutil.Process(first.pid).send_signal(signal.SIGQUIT)
+        second.terminate()
+        second.terminate()
+        for one in (first, second):
+            one.await_stopped(60)
+        rig.start_all(*rig.worker_names())
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.killed_workers += 2
+    rig.verify(job_id, corpus)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.fault("F29")
+@pytest.mark.parametrize("word", [HANG, SLEEP])
+def test_a_document_that_hangs_its_worker_is_found_and_fails_alone(
+    rig: Rig, corpus: Documents, measured: Measured, word: str
+) -> None:
+    rig.restart(*rig.worker_names(), shard_limit_seconds="4")
+    rig.ready()
+    parents = [rig.processes[name].pid for name in rig.worker_names()]
+    poisoned = [dict(one) for one in corpus[:104]]
+    poison = 102
+    poisoned[poison]["text"] += word
+    before = len(rig.ran())
+    job_id = rig.submit(poisoned)
+    shards = len(rig.shards(job_id))
+    rig.await_ended(job_id, 300)
+    rig.verify(job_id, poisoned, failed={poison: "worker_lost"})
+    ran = rig.ran()[before:]
+    measured.executions, measured.shards = len(ran), shards
+    assert sum(1 for first, last in ran if first <= poison <= last) <= 2 + math.log2(4) + 1, ran
+    assert [rig.processes[name].pid for name in rig.worker_names()] == parents
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F31")
+def test_texts_that_no_tokenizer_likes_are_results_like_any_other(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    lines = [json.dumps(one).encode() for one in corpus[:40]]
+    emoji, long = "\U0001f469\u200d\U0001f680\u202e\ufeff", "x" * 10_000_000
+    texts = {"nul": "a\x00b", "empty": "", "space": " \n\t ", "long": long, "emoji": emoji}
+    strange = [json.dumps({"id": name, "text": text}).encode() for name, text in texts.items()]
+    unreadable = [b'{"id": "bytes", "text": "\xff\xfe\x80"}', b'{"id": "open", "text": "']
+    surrogate = b'{"id": "surrogate", "text": "a\\ud800b"}'
+    body = b"\n".join([*lines, *strange, *unreadable, surrogate]) + b"\n"
+    response = rig.request("POST", "/corpora", content=body, headers={"Content-Type": "application/x-ndjson"})
+    uploaded = response.json()
+    assert uploaded["documents"] + uploaded["invalid"] == len(lines) + len(strange) + len(unreadable) + 1
+    assert uploaded["invalid"] >= len(unreadable)
+    job_id = rig.submit(corpus, corpus=uploaded["id"])
+    assert rig.await_ended(job_id) == "completed_with_errors"
+    rows = rig.request("GET", f"/jobs/{job_id}/results", params={"limit": 1000}).json()["data"]
+    assert [row["position"] for row in rows] == list(range(uploaded["documents"]))
+    by_id = {row["id"]: row for row in rows}
+    for name, text in texts.items():
+        if text.strip():
+            assert by_id[name]["output"]["label"] == str(crc32(text.encode()) % 4), name
+        else:
+            assert by_id[name]["error"]["code"] == "empty_text"
+    rig.clean(job_id)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F31")
+def test_a_document_with_a_fault_that_nobody_foresaw_fails_alone(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    poisoned = [dict(one) for one in corpus[:104]]
+    poisoned[101]["text"] += RAISE
+    job_id = rig.submit(poisoned)
+    rig.await_ended(job_id, 150)
+    rig.verify(job_id, poisoned, failed={101: "worker_lost"})
