@@ -84,7 +84,7 @@ def _data_directory(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    from db.engine import at_head, create_engine, now
+    from db.engine import at_head, create_engine, now, usable
 
     file = Path(settings.database.removeprefix("sqlite:///"))
     if settings.database.startswith("sqlite:///") and not file.exists():
@@ -95,7 +95,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         return
     engine = create_engine(settings.database, pool_size=1)
     try:
-        current = at_head(engine)
+        current, expanded = at_head(engine), usable(engine)
         asked = time.time()
         skew = now(engine) - (asked + time.time()) / 2
     except DatabaseUnavailable as error:
@@ -106,6 +106,11 @@ def _database(settings: Settings) -> Iterator[Finding]:
     name = engine.dialect.name
     if current:
         yield Finding(check="database", state="ok", found=f"{name} answers; its tables are those of this version.")
+    elif expanded:
+        yield Finding(
+            check="database", state="ok",
+            found=f"{name} answers; its tables are those of a newer version, which this one can use.",
+        )  # fmt: skip
     else:
         yield Finding(
             check="database", state="fault", found=f"{name} answers; its tables are not those of this version.",

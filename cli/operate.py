@@ -1,4 +1,4 @@
-"""`corpusmill db upgrade` and `corpusmill doctor`: what an operator runs before and beside the service.
+"""`corpusmill db upgrade|backup|restore` and `corpusmill doctor`: what an operator runs before and beside the service.
 
 Knows how findings are shown and what exit code they are. Must not know how each is found: `cli.checks` does.
 """
@@ -25,7 +25,7 @@ db = typer.Typer(add_completion=False, no_args_is_help=True)
 
 @db.callback()
 def _db() -> None:
-    """Look after the database's tables."""
+    """Look after the database: its tables, backups."""
 
 
 @db.command()
@@ -39,6 +39,50 @@ def upgrade(data: Data = None) -> None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade_tables(settings)
     say("The database is up to date.")
+
+
+FilesOnly = Annotated[
+    bool, typer.Option("--files-only", help="Leave the database to other means, and look after the files alone.")
+]
+
+
+@db.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="TARGET_DIR", help="A new directory.", show_default=False)],
+    data: Data = None,
+    files_only: FilesOnly = False,
+) -> None:
+    """Write database and corpora into a new directory; the system may go on meanwhile."""
+    from cli.failures import failed
+    from cli.output import say
+    from db.backup import back_up
+
+    made = back_up(settings_from(os.environ, data_dir=data), target, files_only=files_only)
+    what = "database and files" if made.database else "files, without the database,"
+    say(f"Wrote {what} of {made.corpora:,} corpora ({made.bytes:,} bytes) to {target}.")
+    if made.missing:
+        raise failed(f"These corpora have no files any more, here or in the backup: {', '.join(made.missing)}.", 3)
+
+
+@db.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE_DIR", help="A backup.", show_default=False)],
+    data: Data = None,
+    files_only: FilesOnly = False,
+) -> None:
+    """Put a backup into an empty data directory and an empty database, with nothing running."""
+    from cli.datadir import DataDirectory
+    from cli.output import say
+    from db.restore import restore as put_back
+
+    settings = settings_from(os.environ, data_dir=data)
+    directory = DataDirectory(settings.data_dir)
+    try:
+        made = put_back(settings, source, files_only=files_only)
+    finally:
+        directory.release()
+    what = "Database and files" if made.database and not files_only else "Files"
+    say(f"{what} are those of {made.made_at}, version {made.version}. Next: `corpusmill db upgrade`, then start.")
 
 
 def doctor(

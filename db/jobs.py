@@ -94,7 +94,7 @@ def create(
 def plan(connection: Connection, job_key: int, slices: Iterable[Slice], *, invalid: int) -> None:
     """Write a job's shards, once; a job that has them already keeps them."""
     row = connection.execute(
-        select(jobs.c.total, jobs.c.outcome).where(jobs.c.key == job_key).with_for_update()
+        select(jobs.c.total, jobs.c.outcome).where(jobs.c.key == job_key).with_for_update(key_share=True)
     ).one_or_none()
     if row is None or row.total is not None or row.outcome is not None:
         return
@@ -289,7 +289,11 @@ def fail(connection: Connection, job_key: int, *, code: str, message: str) -> No
 def close_if_done(connection: Connection, job_key: int) -> bool:
     """End a job none of whose shards is open any more. The job's row is locked, so that of two last shards one ends it."""
     row = connection.execute(
-        select(jobs.c.outcome, jobs.c.total, jobs.c.intent, jobs.c.error).where(jobs.c.key == job_key).with_for_update()
+        select(jobs.c.outcome, jobs.c.total, jobs.c.intent, jobs.c.error)
+        .where(jobs.c.key == job_key)
+        # FOR NO KEY UPDATE: each result that was written holds the row's key by its foreign key, and two shards that wanted
+        # more than that of each other would lock for ever.
+        .with_for_update(key_share=True)
     ).one_or_none()
     if row is None or row.outcome is not None:
         return False

@@ -96,7 +96,7 @@ def _report(job: Job, partial: Mapping[str, Any], usage: Mapping[str, Any], stat
 
 def _keep(connection: Connection, job: Job, report: Report) -> None:
     job_key = job.key
-    ended = connection.scalar(select(jobs.c.finished_at).where(jobs.c.key == job_key).with_for_update())
+    ended = connection.scalar(select(jobs.c.finished_at).where(jobs.c.key == job_key).with_for_update(key_share=True))
     if ended is None or ended != job.finished_at:
         return  # deleted, or opened again since: these figures are of an end that no longer stands
     connection.execute(delete(metrics).where(metrics.c.job_key == job_key))
