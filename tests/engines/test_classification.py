@@ -305,12 +305,17 @@ def test_parameters_of_another_task_are_a_fault(tiny: Callable[..., Plain]) -> N
 
 
 class Spoiled(torch.nn.Module):
-    """A classifier that goes wrong as `spoil` says, given the input ids, and remembers the sizes it was given."""
+    """A classifier that goes wrong as `spoil` says, given the input ids, and remembers the sizes it was given.
+
+    Not while it is being loaded, unless `armed`: the texts that an engine tries a model on are drawn from the vocabulary,
+    and may hold what a test has chosen to go wrong.
+    """
 
     def __init__(self, model: Any, spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.inner, self.config, self.dtype, self.spoil = model, model.config, model.dtype, spoil
         self.sizes: list[int] = []
+        self.armed = False
 
     def get_input_embeddings(self) -> Any:
         return self.inner.get_input_embeddings()
@@ -318,32 +323,39 @@ class Spoiled(torch.nn.Module):
     def forward(self, input_ids: Any = None, attention_mask: Any = None, token_type_ids: Any = None) -> Any:
         self.sizes.append(input_ids.numel())
         output = self.inner(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        output.logits = self.spoil(input_ids, output.logits)
+        if self.armed:
+            output.logits = self.spoil(input_ids, output.logits)
         return output
 
 
 def spoiled(
-    plain: Plain, spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], batch_tokens: int = 400, **raw: Any
+    plain: Plain,
+    spoil: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    *,
+    at_load: bool = False,
+    batch_tokens: int = 400,
+    **raw: Any,
 ) -> tuple[ClassificationEngine, ClassificationParams, Spoiled]:
     info = Catalog(plain.path.parent, "", plain.path.parent / ".cache").resolve(plain.path.name)
     params = parse_params(Task.CLASSIFICATION, {"top_k": 100, **raw})
     assert isinstance(params, ClassificationParams)
     model, tokenizer = load_model(info, Device(kind="cpu"), torch.float32)
     wrapped = Spoiled(model, spoil)
+    wrapped.armed = at_load
     device = Device(kind="cpu", batch_tokens=batch_tokens)
-    return ClassificationEngine(wrapped, tokenizer, info, device, torch.float32), params, wrapped
+    engine = ClassificationEngine(wrapped, tokenizer, info, device, torch.float32)
+    wrapped.armed = True
+    return engine, params, wrapped
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(tiny: Callable[..., Plain]) -> None:
     def full(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        if armed and ids.numel() > 120:
+        if ids.numel() > 120:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return logits
 
-    armed: list[bool] = []
     plain = tiny("bert")
     engine, params, model = spoiled(plain, full)
-    armed.append(True)
     for attempt in range(2):
         model.sizes.clear()
         results = classify(engine, params, documents_of(MIXED))
@@ -354,14 +366,12 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered(tiny: Calla
 
 def test_a_text_that_does_not_fit_alone_fails_and_the_others_do_not(tiny: Callable[..., Plain]) -> None:
     def full(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        if armed and ids.shape[1] > 40:
+        if ids.shape[1] > 40:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
         return logits
 
-    armed: list[bool] = []
     plain = tiny("bert")
     engine, params, _ = spoiled(plain, full)
-    armed.append(True)
     *good, long = classify(engine, params, documents_of([*MIXED[:5], LONG]))
     assert [result.status for result in good] == ["succeeded"] * 5
     assert long.error is not None
@@ -420,17 +430,13 @@ def test_a_model_that_always_fails_is_a_fault_when_it_is_loaded(tiny: Callable[.
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(ModelFault, match="cannot be run: RuntimeError: mat1"):
-        spoiled(tiny("bert"), spoil)
+        spoiled(tiny("bert"), spoil, at_load=True)
 
 
 def test_a_lost_device_is_nobodys_document(tiny: Callable[..., Plain]) -> None:
     def spoil(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        if armed:
-            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-        return logits
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    armed: list[bool] = []
     engine, params, _ = spoiled(tiny("bert"), spoil)
-    armed.append(True)
     with pytest.raises(torch.AcceleratorError):
         classify(engine, params, documents_of(MIXED))
