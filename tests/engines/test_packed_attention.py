@@ -13,15 +13,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.models import attention
-from worker.models.attention import SDPA, VARLEN, Layout, attention_for, runs_of, sdpa_attention, varlen_attention
+from worker.models.attention import (
+    SDPA,
+    VARLEN,
+    Keys,
+    KeysOnly,
+    Layout,
+    Reading,
+    attention_for,
+    layout_of,
+    runs_of,
+    sdpa_attention,
+    varlen_attention,
+)
 
 HEADS, WIDTH = 4, 8
 ENCODER, DECODER = SimpleNamespace(is_causal=False), SimpleNamespace(is_causal=True)
 
 
-def layout_of(lengths: list[int]) -> Layout:
-    bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-    return Layout(runs=runs_of(np.array(lengths)), bounds=bounds, longest=max(lengths))
+def laid_out(lengths: list[int]) -> Layout:
+    return layout_of(np.array(lengths), torch.device("cpu"))
 
 
 def drawn(tokens: int, seed: int, heads: int = HEADS) -> torch.Tensor:
@@ -56,7 +67,7 @@ def test_each_document_attends_to_itself_alone(
     key, value = (drawn(total, seed, HEADS // groups) for seed in (1, 2))
     module: Any = DECODER if causal else ENCODER
     found, _ = sdpa_attention(
-        module, query, key, value, scaling=0.3, sliding_window=window, packed_layout=layout_of(lengths)
+        module, query, key, value, scaling=0.3, sliding_window=window, packed_layout=laid_out(lengths)
     )
     assert found.shape == (1, total, HEADS, WIDTH)
     for start, stop in pairwise([0, *np.cumsum(lengths).tolist()]):
@@ -91,7 +102,7 @@ def test_runs_are_neighbours_of_equal_length_and_hold_every_document(lengths: li
 def test_what_is_not_done_here_is_refused(function: Any, given_too: dict[str, Any], message: str) -> None:
     parts = [drawn(5, seed) for seed in range(3)]
     with pytest.raises(ValueError, match=message):
-        function(ENCODER, *parts, **{"packed_layout": layout_of([2, 3]), **given_too})
+        function(ENCODER, *parts, **{"packed_layout": laid_out([2, 3]), **given_too})
 
 
 def test_half_precision_on_a_gpu_takes_the_variable_length_kernel_and_all_else_does_not() -> None:
@@ -108,7 +119,7 @@ def test_the_variable_length_kernel_is_given_tokens_first_and_the_documents_boun
     module: Any, window: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel itself runs on CUDA only: what it is asked for is compared with attention by the other way."""
-    layout, calls = layout_of([2, 3, 3]), []
+    layout, calls = laid_out([2, 3, 3]), []
 
     def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append((args, kwargs))
@@ -124,3 +135,46 @@ def test_the_variable_length_kernel_is_given_tokens_first_and_the_documents_boun
     assert (kwargs["window_size"], kwargs["enable_gqa"]) == (expected, True)
     other, _ = sdpa_attention(module, query, key, value, scaling=0.3, sliding_window=window, packed_layout=layout)
     assert torch.equal(found, other)
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.booleans(), st.sampled_from([1, 2, 4]))
+def test_a_single_query_of_each_document_sees_the_whole_of_it(lengths: list[int], causal: bool, groups: int) -> None:
+    """Whatever the layer makes of its few tokens for keys and values; where it ends, the given ones end."""
+    module: Any = DECODER if causal else ENCODER
+    key, value = (drawn(sum(lengths), seed, HEADS // groups) for seed in (1, 2))
+    query, unseen = drawn(len(lengths), 0), drawn(len(lengths), 3, HEADS // groups)
+    reading = Reading(key=key, value=value, layout=laid_out(lengths))
+    found, _ = sdpa_attention(module, query, unseen, unseen, scaling=0.3, packed_layout=reading)
+    assert found.shape == (1, len(lengths), HEADS, WIDTH)
+    for number, (start, stop) in enumerate(pairwise([0, *np.cumsum(lengths).tolist()])):
+        k, v = (part[0, :, start:stop].repeat_interleave(groups, dim=0) for part in (key, value))
+        weights = (query[0, :, number, None] @ k.transpose(1, 2) * 0.3).softmax(-1)
+        assert (found[0, number] - (weights @ v)[:, 0]).abs().max() < 1e-5
+
+
+def test_the_variable_length_kernel_is_given_one_query_of_each_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append((q.shape, k.shape, v.shape, *args, kwargs["window_size"]))
+        return q
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    reading = Reading(key=drawn(8, 1, 2), value=drawn(8, 2, 2), layout=laid_out([2, 3, 3]))
+    query = drawn(3, 0)
+    found, _ = varlen_attention(DECODER, query, query, query, sliding_window=2, packed_layout=reading)  # type: ignore[arg-type]
+    assert torch.equal(found[0], query[0].transpose(0, 1))
+    ((q, k, v, queries, keys, most, longest, window),) = calls
+    assert (q, k, v) == ((3, HEADS, WIDTH), (8, 2, WIDTH), (8, 2, WIDTH))
+    assert (queries.tolist(), keys.tolist(), most, longest, window) == ([0, 1, 2, 3], [0, 2, 5, 8], 1, 3, (-1, -1))
+    assert queries.dtype == keys.dtype == torch.int32
+
+
+@pytest.mark.parametrize("function", [sdpa_attention, varlen_attention])
+def test_a_layer_that_is_asked_for_its_keys_is_left_with_them(function: Any) -> None:
+    query, key, value = (drawn(5, seed) for seed in range(3))
+    with pytest.raises(Keys) as left:
+        function(DECODER, query, key, value, sliding_window=7, packed_layout=KeysOnly())
+    assert (left.value.key is key, left.value.value is value) == (True, True)
+    assert (left.value.causal, left.value.window) == (True, 7)

@@ -88,6 +88,8 @@ class ClassificationEngine:
         self.runtime["longest_input"] = self._limit
         if chosen.fallback is not None:
             self.runtime["fallback"] = chosen.fallback
+        if chosen.last_layer is not None:
+            self.runtime["last_layer"] = chosen.last_layer
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
         """Tokenize and cut. Documents without text, or too long for the model, are answered here."""

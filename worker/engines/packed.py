@@ -14,7 +14,7 @@ from corpusmill.errors import ModelFault
 from worker.device import is_device_lost
 from worker.engines.padded import UNUSED, PaddedForward, padding_id
 from worker.engines.probes import Probes, probes_of
-from worker.engines.trial import MODEL_ERRORS, Alone, mixes, run_alone, why_not_packed
+from worker.engines.trial import MODEL_ERRORS, Alone, mixes, run_alone, why_not_packed, why_not_pruned
 from worker.models.loading import first_line
 from worker.models.packing import Packing
 from worker.models.rows import Indices, Rows
@@ -77,11 +77,13 @@ class PackedForward:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """How a model is run; where it is not packed, why (a sentence); and the texts on which that was tried."""
+    """How a model is run; where it is not packed, why (a sentence); the texts on which that was tried; and, where it is
+    packed, for which tokens its last layer runs."""
 
     forward: Forward
     fallback: str | None
     probes: Probes
+    last_layer: str | None = None
 
 
 def forward_for(
@@ -103,7 +105,9 @@ def forward_for(
             packed = PackedForward(model, packing, padded.accepts)
             why = why_not_packed(packing, packed.logits, probes, alone, model.dtype)
             if why is None:
-                return Chosen(packed, None, probes)
+                whole = why_not_pruned(packing, packed.logits, probes, alone, model.dtype)
+                tokens = "one token of each text" if whole is None else f"every token: {whole}"
+                return Chosen(packed, None, probes, tokens)
         padded.mixes = padded.mixes and mixes(padded.logits, probes, alone, model.dtype)
     except MODEL_ERRORS as error:
         if is_device_lost(error):

@@ -74,6 +74,47 @@ def why_not_packed(packing: Packing, packed: Call, probes: Probes, alone: Alone,
     return why
 
 
+def why_not_pruned(packing: Packing, packed: Call, probes: Probes, alone: Alone, dtype: torch.dtype) -> str | None:
+    """Have a started packing run its last layer for the tokens alone that the model's head reads, and try it. Where it
+    fails, every token goes through all layers as before, and the reason comes back as a sentence."""
+    last = packing.last_layer
+    try:
+        with last.watched():
+            packed(probes.rows, probes.all)
+        last.start()
+        why = _pruned_difference(packing, packed, probes, alone, dtype)
+    except MODEL_ERRORS as error:
+        if is_device_lost(error):
+            raise
+        why = f"The last layer cannot be run for some tokens alone: {type(error).__name__}: {first_line(error)}"
+    if why is not None:
+        last.stop()
+    return why
+
+
+def _pruned_difference(packing: Packing, packed: Call, probes: Probes, alone: Alone, dtype: torch.dtype) -> str | None:
+    with packing.watched() as seen:
+        outputs = packed(probes.rows, probes.all)
+        packed(probes.changed, probes.all)
+    together, beside = seen
+    # every state that was not computed is no number, and so is what a head makes of one
+    held = [
+        torch.isfinite(states[: len(own)]).all(dim=1).nonzero()[:, 0]
+        for states, own in zip(together, alone.states, strict=True)
+    ]
+    if not torch.isfinite(outputs).all():
+        return "The head reads other tokens of a text."
+    apart = max(_distance(together[row, at], alone.states[row][at]) for row, at in enumerate(held))
+    if not apart <= _STATES[dtype]:
+        return f"Run for one token of a text, the last layer's states differ from those alone by {apart:.1g} of their size."
+    leak = max(_distance(beside[row, held[row]], together[row, held[row]]) for row in probes.others)
+    if not leak <= _LEAK:
+        return f"Run for one token of a text, its states change with its neighbour, by {leak:.1g} of their size."
+    if not _near(outputs, alone.outputs, dtype):
+        return "Run for one token of a text, the outputs differ from those alone."
+    return None
+
+
 def _difference(packing: Packing, packed: Call, probes: Probes, alone: Alone, dtype: torch.dtype) -> str | None:
     with packing.watched() as seen:
         outputs = packed(probes.rows, probes.all)

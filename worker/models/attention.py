@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.models.transfer import placed
+
 #: Names under which the attention is registered; a job's record shows the one that its model used.
 SDPA, VARLEN = "packed_sdpa", "packed_varlen"
 #: Arguments that change what attention computes and that are not done here (T5's bias, Gemma's cap, attention sinks).
@@ -30,13 +32,60 @@ class Layout:
     """Where the documents of a pack stand.
 
     `runs` are neighbours of equal length: (first token, documents, tokens of each). `bounds` (documents + 1,), int32 on
-    the device, is where each document begins, and the end. `masks` holds windows already drawn, for the next layer.
+    the device, is where each document begins, and the end. `lasts` (documents,) says where the last token stands that is
+    no padding to the model, where that is known. `masks` holds windows already drawn, for the next layer.
     """
 
     runs: tuple[tuple[int, int, int], ...]
     bounds: torch.Tensor
     longest: int
+    lasts: npt.NDArray[np.int64] | None = None
     masks: dict[tuple[int, int, int, int, bool], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each document (documents,)."""
+        return np.repeat([length for _, _, length in self.runs], [count for _, count, _ in self.runs])
+
+    @property
+    def ordinals(self) -> torch.Tensor:
+        """Bounds (documents + 1,) where each document has one token."""
+        return torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device)
+
+
+class KeysOnly:
+    """In the place of a layout: a layer is left where its attention would begin, by raising `Keys`."""
+
+
+class Keys(Exception):
+    """Raised where nothing is wrong: keys and values (1, heads, tokens, width) of a layer, and how its attention looks at
+    them; `window` 0 is none."""
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor, *, causal: bool, window: int) -> None:
+        super().__init__()
+        self.key, self.value, self.causal, self.window = key, value, causal, window
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """In the place of a layout: one query of each document, which sees all of the document's keys and values here,
+    (1, heads, tokens, width); those that the layer makes of its own few tokens are not looked at."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    layout: Layout
+
+
+#: What stands in a model's call for how its documents lie.
+Asked = Layout | Reading | KeysOnly | None
+
+
+def layout_of(
+    lengths: npt.NDArray[np.int64], device: torch.device, lasts: npt.NDArray[np.int64] | None = None
+) -> Layout:
+    """Documents of these lengths (documents,) end to end."""
+    bounds = placed(np.concatenate([[0], np.cumsum(lengths)]), device)
+    return Layout(runs=runs_of(lengths), bounds=bounds.int(), longest=int(lengths.max()), lasts=lasts)
 
 
 def runs_of(lengths: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
@@ -64,32 +113,38 @@ def sdpa_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
-    packed_layout: Layout | None = None,
+    packed_layout: Asked = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention (1, tokens, heads, width), one call for each run of equal lengths. Raises ValueError without a layout."""
-    layout = _checked(packed_layout, attention_mask, others)
+    """Attention (1, queries, heads, width), one call for each run of equal lengths. Raises ValueError without a layout,
+    and Keys where a layer is asked for those alone."""
+    _check(packed_layout, attention_mask, others)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    heads, tokens = query.shape[1:3]
+    key, value, layout, single = _asked(packed_layout, key, value, causal=causal, window=sliding_window or 0)
+    heads, queries = query.shape[1:3]
     if key.shape[1] != heads:
         key, value = (tensor.repeat_interleave(heads // key.shape[1], dim=1) for tensor in (key, value))
-    mixed = query.new_empty(tokens, heads, value.shape[-1])
+    mixed = query.new_empty(queries, heads, value.shape[-1])
+    document = 0
     for start, count, length in layout.runs:
-        stop = start + count * length
+        tokens = slice(start, start + count * length)
+        rows, each = (slice(document, document + count), 1) if single else (tokens, length)
+        document += count
         q, k, v = (
-            tensor[0, :, start:stop].view(heads, count, length, -1).transpose(0, 1) for tensor in (query, key, value)
+            tensor[0, :, part].view(heads, count, size, -1).transpose(0, 1)
+            for tensor, part, size in ((query, rows, each), (key, tokens, length), (value, tokens, length))
         )
-        if sliding_window and length > sliding_window:
+        if sliding_window and length > sliding_window and not single:
             out = _local(q, k, v, layout, window=sliding_window, causal=causal, scaling=scaling)
         else:
             # is_causal is for squares of more than one token: a single token sees itself either way
             out = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, scale=scaling, is_causal=causal and length > 1
+                q, k, v, scale=scaling, is_causal=causal and each > 1
             )
-        mixed[start:stop].view(count, length, heads, -1).copy_(out.transpose(1, 2))
+        mixed[rows].view(count, each, heads, -1).copy_(out.transpose(1, 2))
     return mixed.unsqueeze(0), None
 
 
@@ -100,7 +155,7 @@ def varlen_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     *,
-    packed_layout: Layout | None = None,
+    packed_layout: Asked = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
@@ -109,27 +164,41 @@ def varlen_attention(
     """The same in one call of torch's variable-length kernel: CUDA, half precision. Unmeasured so far."""
     from torch.nn.attention.varlen import varlen_attn
 
-    layout = _checked(packed_layout, attention_mask, others)
+    _check(packed_layout, attention_mask, others)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    key, value, layout, single = _asked(packed_layout, key, value, causal=causal, window=sliding_window or 0)
     reach = sliding_window - 1 if sliding_window else -1
+    window = (-1, -1) if single else (reach, 0 if causal else reach)
+    bounds, longest = (layout.ordinals, 1) if single else (layout.bounds, layout.longest)
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     out = varlen_attn(
-        q, k, v, layout.bounds, layout.bounds, layout.longest, layout.longest,
-        scale=scaling, window_size=(reach, 0 if causal else reach), enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, bounds, layout.bounds, longest, layout.longest,
+        scale=scaling, window_size=window, enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     assert isinstance(out, torch.Tensor)  # it is a pair only where more is asked for
     return out.unsqueeze(0), None
 
 
-def _checked(layout: Layout | None, mask: torch.Tensor | None, others: dict[str, Any]) -> Layout:
-    if layout is None:
+def _check(asked: Asked, mask: torch.Tensor | None, others: dict[str, Any]) -> None:
+    if asked is None:
         raise ValueError("attention within packs was called without a layout: documents would not be told apart")
     if mask is not None:
         raise ValueError("attention within packs takes no mask")
     for name in _FOREIGN:
         if others.get(name) is not None:
             raise ValueError(f"attention within packs does not know {name}")
-    return layout
+
+
+def _asked(
+    asked: Asked, key: torch.Tensor, value: torch.Tensor, *, causal: bool, window: int
+) -> tuple[torch.Tensor, torch.Tensor, Layout, bool]:
+    """Keys, values, how they lie, and whether each document has a single query, which sees them all."""
+    if isinstance(asked, KeysOnly):
+        raise Keys(key, value, causal=causal, window=window)
+    if isinstance(asked, Reading):
+        return asked.key, asked.value, asked.layout, True
+    assert asked is not None  # _check has refused it
+    return key, value, asked, False
 
 
 def _local(

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.models.attention import Layout, attention_for, runs_of
+from worker.models.attention import Layout, attention_for, layout_of
+from worker.models.last_layer import LastLayer
 from worker.models.rows import Indices, Rows, refuse_unknown
 from worker.models.transfer import placed
 
@@ -64,6 +65,8 @@ class Packing:
         self._before: str | None = None
         self._hooks: list[Any] = []
         self._pack: Pack | None = None
+        #: The encoder's last layer, which a model whose head reads one token of each text need not run for the others.
+        self.last_layer = LastLayer(self._base)
 
     def obstacle(self) -> str | None:
         """Why the model cannot be packed whatever its weights, as a sentence; None where it may be."""
@@ -84,7 +87,8 @@ class Packing:
         ]
 
     def stop(self) -> None:
-        """Give the model back the attention that it had."""
+        """Give the model back the attention that it had, and all of its last layer."""
+        self.last_layer.stop()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -122,12 +126,11 @@ class Packing:
         refuse_unknown(ids, self._vocabulary)
         ends = np.cumsum(lengths)
         tokens = placed(np.stack([ids, types, self._positions(ids, ends, lengths)]), self._device)
-        bounds = placed(np.concatenate([[0], ends]), self._device)
-        longest = int(lengths.max())
-        columns = torch.arange(longest, device=self._device)
+        layout = layout_of(lengths, self._device, self._lasts(ids, ends, lengths))
+        bounds = layout.bounds.long()
+        columns = torch.arange(layout.longest, device=self._device)
         return Pack(
-            ids=tokens[None, 0], types=tokens[None, 1], positions=tokens[None, 2],
-            layout=Layout(runs=runs_of(lengths), bounds=bounds.int(), longest=longest),
+            ids=tokens[None, 0], types=tokens[None, 1], positions=tokens[None, 2], layout=layout,
             places=(bounds[:-1, None] + columns).clamp_(max=len(ids) - 1), mask=columns < bounds.diff()[:, None],
         )  # fmt: skip
 
@@ -142,6 +145,15 @@ class Packing:
         before = np.repeat(count[starts] - counted[starts], lengths)
         positions: Indices = (count - before) * counted + self._padding
         return positions
+
+    def _lasts(self, ids: Indices, ends: Indices, lengths: Indices) -> Indices:
+        """Where in the pack (rows,) a decoder's head reads each row: at the last token that is no padding to it."""
+        padding = self._model.config.get_text_config().pad_token_id
+        if padding is None:
+            return ends - 1
+        real = np.maximum.accumulate(np.where(ids != padding, np.arange(len(ids)), -1))[ends - 1]
+        lasts: Indices = np.maximum(real, ends - lengths)
+        return lasts
 
     def _enter(
         self, _module: torch.nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]
