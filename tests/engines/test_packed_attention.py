@@ -132,7 +132,7 @@ def test_the_variable_length_kernel_is_given_tokens_first_and_the_documents_boun
     found, _ = varlen_attention(module, query, key, value, scaling=0.3, sliding_window=window, packed_layout=layout)
     ((args, kwargs),) = calls
     assert [value if isinstance(value, int) else value.tolist() for value in args] == [[0, 2, 5, 8]] * 2 + [3, 3]
-    assert (kwargs["window_size"], kwargs["enable_gqa"]) == (expected, True)
+    assert kwargs["window_size"] == expected
     other, _ = sdpa_attention(module, query, key, value, scaling=0.3, sliding_window=window, packed_layout=layout)
     assert torch.equal(found, other)
 
@@ -166,7 +166,7 @@ def test_the_variable_length_kernel_is_given_one_query_of_each_document(monkeypa
     found, _ = varlen_attention(DECODER, query, query, query, sliding_window=2, packed_layout=reading)  # type: ignore[arg-type]
     assert torch.equal(found[0], query[0].transpose(0, 1))
     ((q, k, v, queries, keys, most, longest, window),) = calls
-    assert (q, k, v) == ((3, HEADS, WIDTH), (8, 2, WIDTH), (8, 2, WIDTH))
+    assert (q, k, v) == ((3, HEADS, WIDTH), (8, HEADS, WIDTH), (8, HEADS, WIDTH))
     assert (queries.tolist(), keys.tolist(), most, longest, window) == ([0, 1, 2, 3], [0, 2, 5, 8], 1, 3, (-1, -1))
     assert queries.dtype == keys.dtype == torch.int32
 

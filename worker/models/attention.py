@@ -171,9 +171,10 @@ def varlen_attention(
     window = (-1, -1) if single else (reach, 0 if causal else reach)
     bounds, longest = (layout.ordinals, 1) if single else (layout.bounds, layout.longest)
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
+    if q.shape[1] != k.shape[1]:  # torch 2.11's kernel does not share keys among heads by itself
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     out = varlen_attn(
-        q, k, v, bounds, layout.bounds, longest, layout.longest,
-        scale=scaling, window_size=window, enable_gqa=q.shape[1] != k.shape[1],
+        q, k, v, bounds, layout.bounds, longest, layout.longest, scale=scaling, window_size=window
     )  # fmt: skip
     assert isinstance(out, torch.Tensor)  # it is a pair only where more is asked for
     return out.unsqueeze(0), None

@@ -74,8 +74,9 @@ class Graphed:
         return scores, covering.slots
 
     def forget(self) -> None:
-        """Drop the graphs, and the memory that they hold."""
+        """Drop the graphs, and the memory that they hold. A pool without a graph cannot be captured into again."""
         self._graphs.clear()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _captured(self, slots: Slots, extent: Extent) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         # A step may run twice: it writes the same keys and values at the same places.
