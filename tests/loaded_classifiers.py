@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,10 +63,12 @@ class Shelf:
         return self._made[name]
 
 
-def engine_of(path: Path, batch_tokens: int = 120, **raw: Any) -> tuple[ClassificationEngine, ClassificationParams]:
+def engine_of(
+    path: Path, batch_tokens: int = 120, kind: Literal["cpu", "cuda"] = "cpu", **raw: Any
+) -> tuple[ClassificationEngine, ClassificationParams]:
     info = Catalog(path.parent, "", path.parent / ".cache").resolve(path.name)
     params = check(info, Task.CLASSIFICATION, parse_params(Task.CLASSIFICATION, {"top_k": 100, **raw}))
-    engine = load_engine(info, Task.CLASSIFICATION, params, Device(kind="cpu", batch_tokens=batch_tokens))
+    engine = load_engine(info, Task.CLASSIFICATION, params, Device(kind=kind, batch_tokens=batch_tokens))
     assert isinstance(engine, ClassificationEngine)
     assert isinstance(params, ClassificationParams)
     return engine, params

@@ -23,6 +23,9 @@ from worker.engines.base import Usage
 from worker.engines.seq2seq import Seq2SeqEngine
 from worker.models.loading import load_model
 
+#: A budget of which a few documents make several batches.
+SMALL = Device(kind="cpu", batch_tokens=160)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -34,18 +37,18 @@ class Asked:
 
 
 class Loaded:
-    """A model, and an engine on it whose budget is small, so that a few documents make several batches."""
+    """A model, and an engine on it as its device says."""
 
-    def __init__(self, info: ModelInfo, batch_tokens: int = 160) -> None:
+    def __init__(self, info: ModelInfo, device: Device = SMALL, dtype: torch.dtype = torch.float32) -> None:
         self.info = info
-        self.device = Device(kind="cpu", batch_tokens=batch_tokens)
+        self.device, self.dtype = device, dtype
         self.model: Any
-        self.model, self.tokenizer = load_model(info, self.device, torch.float32)
+        self.model, self.tokenizer = load_model(info, self.device, dtype)
         self.engine = self.another_engine()
 
     def another_engine(self) -> Seq2SeqEngine:
         """A fresh engine on the same weights."""
-        return Seq2SeqEngine(self.model, self.tokenizer, self.info, self.device, torch.float32)
+        return Seq2SeqEngine(self.model, self.tokenizer, self.info, self.device, self.dtype)
 
     def plain(self, texts: Sequence[str], asked: Asked, **settings: Any) -> list[list[int]]:
         """Tokens that `generate()` gives for each text by itself."""
@@ -54,7 +57,7 @@ class Loaded:
         source = getattr(asked.params, "source_lang", None)
         if usual and source:
             self.tokenizer.src_lang = source
-        encoded = [self.tokenizer(asked.prefix + text, return_tensors="pt") for text in texts]
+        encoded = [self.tokenizer(asked.prefix + text, return_tensors="pt").to(self.model.device) for text in texts]
         if usual and source:
             self.tokenizer.src_lang = usual
         return [self.model.generate(**one, **ids, **settings)[0].tolist() for one in encoded]
@@ -77,14 +80,14 @@ def run(
     return sorted(results, key=lambda result: result.position)
 
 
-def loader(root: Path) -> Callable[[str], Loaded]:
+def loader(root: Path, device: Device = SMALL, dtype: torch.dtype = torch.float32) -> Callable[[str], Loaded]:
     """Makes and loads models by kind below a directory, each once."""
     catalog = Catalog(root, "", root / "digests")
 
     @cache
     def load(kind: str) -> Loaded:
         make(kind, root / kind)
-        return Loaded(catalog.resolve(kind))
+        return Loaded(catalog.resolve(kind), device, dtype)
 
     return load
 
