@@ -130,6 +130,7 @@ def labelled(engine: OurEngine, texts: tuple[str, ...], first: int = 0) -> Answe
     ran = engine.run(texts, first)
     usage = ran.usage
     facts = {"padding_share": 1 - usage.tokens / usage.padded_tokens} if usage.padded_tokens else {}
+    facts["model_seconds"] = usage.seconds["model"]
     return Answers(scores=[dict(result.output["scores"]) for result in ran.results if result.output], facts=facts)
 
 

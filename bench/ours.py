@@ -7,6 +7,7 @@ table gives is measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ class Ran:
 
 
 class OurEngine:
-    """A model of a models root, loaded for a task. Raises what the catalog and the engines raise."""
+    """A model of a models root, loaded for a task. Raises what the catalog and the engines raise.
+
+    With `shard`, so many texts are tokenized in a thread of their own while the last ones run, as the worker does it.
+    """
 
     def __init__(
         self,
@@ -42,11 +46,13 @@ class OurEngine:
         *,
         device: DeviceChoice = "cpu",
         threads: int = 0,
+        shard: int | None = None,
     ) -> None:
         catalog = Catalog(root, "", root / ".digests")
         info = catalog.fetch(catalog.resolve(model))
         self._params = catalog.check(info, task, parse_params(task, dict(params)))
         self._engine = load_engine(info, task, self._params, pick_device(device, threads=threads))
+        self._shard = shard
         self.task = task
         self.runtime: Mapping[str, Any] = self._engine.runtime
 
@@ -54,11 +60,18 @@ class OurEngine:
         """All texts through the engine, as documents from the position `first` on. Raises RuntimeError where one fails."""
         usage = Usage()
         documents = [Document(position=first + k, id=str(k), text=text) for k, text in enumerate(texts)]
-        prepared = self._engine.prepare(documents, self._params, usage)
+        step = self._shard or len(documents)
+        shards = [documents[start : start + step] for start in range(0, len(documents), step)]
         results: dict[int, Result] = {}
-        for batch in self._engine.run(prepared, usage, lambda: False):
-            for result in batch:
-                if result.output is None:
-                    raise RuntimeError(f"text {result.document_id} failed: {result.error}")
-                results[result.position] = result
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            coming = ahead.submit(self._engine.prepare, shards[0], self._params, usage)
+            for following in [*shards[1:], None]:
+                prepared = coming.result()
+                if following is not None:
+                    coming = ahead.submit(self._engine.prepare, following, self._params, usage)
+                for batch in self._engine.run(prepared, usage, lambda: False):
+                    for result in batch:
+                        if result.output is None:
+                            raise RuntimeError(f"text {result.document_id} failed: {result.error}")
+                        results[result.position] = result
         return Ran([results[document.position] for document in documents], usage)
