@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from tests.tiny_models import SENTENCES, tokenizer_for
+from tests.tiny_models import SENTENCES, byte_bpe, tokenizer_for
+from tests.tiny_vocabularies import byte_pair_vocabulary
 
 #: Positions of every model.
 POSITIONS = 256
@@ -38,14 +39,15 @@ INSTRUCT = (
 @cache
 def _metaspace() -> PreTrainedTokenizerFast:
     """A byte-fallback BPE over words that begin with ▁, as Llama's tokenizer is."""
-    backend = Tokenizer(models.BPE(unk_token="<unk>"))
-    backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    spaces = normalizers.Replace(" ", "▁")
+    split = pre_tokenizers.Metaspace(prepend_scheme="first")
+    lines = [*SENTENCES, "[INST] Summarize: Text: Label: good bad very [/INST] {}\"':<|>_"]
+    words = [word for line in lines for word, _ in split.pre_tokenize_str(spaces.normalize_str(line))]
+    vocab, merges = byte_pair_vocabulary(words, 420, PIECES)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>"))
+    backend.normalizer = spaces
+    backend.pre_tokenizer = split
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
-    words = [*SENTENCES, "[INST] Summarize: Text: Label: good bad very [/INST] {}\"':<|>_"]
-    backend.train_from_iterator(
-        words, trainers.BpeTrainer(vocab_size=420, special_tokens=list(PIECES), show_progress=False)
-    )
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
@@ -58,14 +60,10 @@ def _metaspace() -> PreTrainedTokenizerFast:
 @cache
 def _byte_level() -> PreTrainedTokenizerFast:
     """A byte-level BPE with ChatML's turns, as Qwen's tokenizer is."""
-    backend = Tokenizer(models.BPE())
+    vocab, merges = byte_bpe(PIECES, 420)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=420, special_tokens=list(PIECES), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
-    backend.train_from_iterator(SENTENCES, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<unk>", chat_template=CHATML,
         extra_special_tokens=["<|im_start|>"],

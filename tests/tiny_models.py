@@ -1,11 +1,10 @@
 """Makes real but tiny models with random weights, and their tokenizers, in a directory, as Hugging Face saves them.
 
-Knows transformers and tokenizers. The tokenizers are trained here on a few sentences, so that nothing is downloaded.
+Knows transformers and tokenizers. The vocabularies are worked out from a few sentences, so that nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AlbertTokenizer,
     AutoConfig,
@@ -33,6 +32,8 @@ from transformers import (
     XLMRobertaTokenizer,
     XLNetTokenizer,
 )
+
+from tests.tiny_vocabularies import byte_pair_vocabulary, unigram_vocabulary, wordpiece_vocabulary
 
 #: Classifiers that run packed, and those whose attention cannot be confined to a text.
 PACKED = (
@@ -63,14 +64,10 @@ def texts_of(lengths: Sequence[int], seed: int = 0) -> list[str]:
 
 @cache
 def _wordpiece() -> dict[str, int]:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
-    )
-    return dict(tokenizer.get_vocab())
+    lowered = normalizers.BertNormalizer()
+    split = pre_tokenizers.BertPreTokenizer()
+    words = [word for line in SENTENCES for word, _ in split.pre_tokenize_str(lowered.normalize_str(line))]
+    return wordpiece_vocabulary(words, 200, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
 
 
 def _numbered(vocabulary: dict[str, int], first: int) -> dict[str, int]:
@@ -78,35 +75,20 @@ def _numbered(vocabulary: dict[str, int], first: int) -> dict[str, int]:
     return {piece: number for number, piece in enumerate(sorted(vocabulary, key=vocabulary.__getitem__), start=first)}
 
 
-@cache
-def _byte_bpe(special: tuple[str, ...]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=list(special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    return dict(tokenizer.get_vocab()), _merges_of(tokenizer.model)
-
-
-def _merges_of(model: Any) -> list[tuple[str, str]]:
-    state = json.loads(model.__getstate__())
-    return [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]]
+def byte_bpe(
+    special: Sequence[str], size: int = 400, lines: Sequence[str] = SENTENCES
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a byte-level BPE over the lines."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = [word for line in lines for word, _ in split.pre_tokenize_str(line)]
+    return byte_pair_vocabulary(words, size, special, pre_tokenizers.ByteLevel.alphabet())
 
 
 @cache
-def _unigram(special: tuple[str, ...], unknown: str) -> list[tuple[str, float]]:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(
-        SENTENCES,
-        trainers.UnigramTrainer(vocab_size=200, special_tokens=list(special), unk_token=unknown, show_progress=False),
-    )
-    state = json.loads(tokenizer.model.__getstate__())
-    return [(piece, score) for piece, score in state["vocab"]]
+def _unigram(special: tuple[str, ...]) -> list[tuple[str, float]]:
+    split = pre_tokenizers.Metaspace()
+    words = [word for line in SENTENCES for word, _ in split.pre_tokenize_str(line)]
+    return unigram_vocabulary(words, 200, special)
 
 
 def tokenizer_for(model_type: str) -> PreTrainedTokenizerBase:
@@ -115,33 +97,33 @@ def tokenizer_for(model_type: str) -> PreTrainedTokenizerBase:
         kind = DistilBertTokenizer if model_type == "distilbert" else BertTokenizer
         return kind(vocab=_wordpiece(), model_max_length=_SIZE)
     if model_type == "modernbert":
-        vocab, merges = _byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+        vocab, merges = byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         return _modernbert_tokenizer(vocab, merges)
     if model_type in {"roberta", "longformer"}:
-        vocab, merges = _byte_bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+        vocab, merges = byte_bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
         return RobertaTokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE - 2)
     if model_type in {"xlm-roberta", "camembert"}:
-        pieces = _unigram(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<unk>")
+        pieces = _unigram(("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
         kind = XLMRobertaTokenizer if model_type == "xlm-roberta" else CamembertTokenizer
         return kind(vocab=pieces, model_max_length=_SIZE - 2)
     if model_type == "albert":
-        pieces = _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), "<unk>")
+        pieces = _unigram(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
         return AlbertTokenizer(vocab=pieces, model_max_length=_SIZE)
     if model_type == "mpnet":
         return MPNetTokenizer(vocab={"<s>": 0, "<pad>": 1, "</s>": 2, "<mask>": 3, **_numbered(_wordpiece(), 4)})
     if model_type == "deberta":
-        vocab, merges = _byte_bpe(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
+        vocab, merges = byte_bpe(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
         return DebertaTokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE)
     if model_type in {"gpt2", "llama", "qwen2"}:
-        vocab, merges = _byte_bpe(("<|endoftext|>",))
+        vocab, merges = byte_bpe(("<|endoftext|>",))
         return GPT2Tokenizer(vocab=vocab, merges=merges, model_max_length=_SIZE)
     if model_type == "deberta-v2":
-        pieces = _unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[UNK]")
+        pieces = _unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
         return DebertaV2Tokenizer(vocab=pieces, unk_id=3)
     if model_type == "t5":
         return ByT5Tokenizer(extra_ids=0)  # a slow tokenizer: no Rust behind it
     if model_type == "xlnet":
-        pieces = _unigram(("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"), "<unk>")
+        pieces = _unigram(("<unk>", "<s>", "</s>", "<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"))
         return XLNetTokenizer(vocab=pieces)
     raise ValueError(model_type)
 

@@ -9,6 +9,7 @@ often end by themselves.
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer
+
+from tests.tiny_models import byte_bpe
 
 _WORDS = [
     "the", "a", "cat", "dog", "house", "tree", "river", "man", "woman", "child", "bird", "road", "stone", "light",
@@ -54,15 +56,12 @@ def make(kind: str, directory: Path) -> Path:
 
 def _pieces(path: Path, *, size: int = 160, kind: str = "unigram", **ids: Any) -> sentencepiece.SentencePieceProcessor:
     lines = [text(12, seed) for seed in range(300)] + ["summarize: translate English to German: a b c d é ü"]
-    corpus = path.with_suffix(".txt")
-    corpus.write_text("\n".join(lines), encoding="utf-8")
+    made = io.BytesIO()  # from memory to memory: with files, the model would hold their names
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(path.with_suffix("")), vocab_size=size, model_type=kind,
-        hard_vocab_limit=False, minloglevel=2, **ids,
+        sentence_iterator=iter(lines), model_writer=made, vocab_size=size, model_type=kind, hard_vocab_limit=False,
+        minloglevel=2, num_threads=1, **ids,
     )  # fmt: skip
-    corpus.unlink()
-    made = path.with_suffix(".model")
-    made.rename(path)
+    path.write_bytes(made.getvalue())
     return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
@@ -111,14 +110,13 @@ def _t5(directory: Path, *, gated: bool = False) -> Any:
 
 
 def _bart(directory: Path) -> Any:
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator(
-        [text(12, seed) for seed in range(300)], vocab_size=400, show_progress=False,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-    )  # fmt: skip
-    tokenizer.save_model(str(directory))
+    vocabulary, merges = byte_bpe(
+        ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), 400, [text(12, seed) for seed in range(300)]
+    )
+    (directory / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (directory / "merges.txt").write_text("\n".join(" ".join(pair) for pair in merges), encoding="utf-8")
     _configure(directory, tokenizer_class="BartTokenizer", model_max_length=POSITIONS)
-    config = transformers.BartConfig(vocab_size=tokenizer.get_vocab_size(), **_SIZES)
+    config = transformers.BartConfig(vocab_size=len(vocabulary), **_SIZES)
     model = transformers.BartForConditionalGeneration(config)
     model.generation_config.update(
         max_length=40, min_length=5, no_repeat_ngram_size=3, forced_bos_token_id=0, forced_eos_token_id=2
