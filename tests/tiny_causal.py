@@ -93,7 +93,7 @@ def causal_tokenizer(kind: str) -> PreTrainedTokenizerBase:
     return _metaspace() if kind == "llama" else _byte_level()
 
 
-def make_causal(directory: Path, kind: str, *, seed: int = 3, stated: dict[str, Any] | None = None) -> Path:
+def make_causal(directory: Path, kind: str, *, seed: int = 6, stated: dict[str, Any] | None = None) -> Path:
     """A causal model of the type with random weights, saved with its tokenizer; `stated` goes into its
     generation_config.json. Answers the directory."""
     tokenizer = causal_tokenizer(kind)
