@@ -78,7 +78,7 @@ def start(**_: Any) -> None:
     _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
 
 
-@shared_task(name=SHARD_MESSAGE)
+@shared_task(name=SHARD_MESSAGE, Request="worker.request:Request")  # type: ignore[call-overload, untyped-decorator]
 def ring(shard_key: int) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case."""

@@ -78,6 +78,9 @@ def empty_under_idle_workers(rig: Rig) -> None:
 
 @pytest.mark.fault("F36")
 def test_every_message_delivered_four_times_changes_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    logs = [(rig.folder / f"{name}.log").read_text(errors="replace") for name in rig.worker_names()]
+    lost = sum(log.count("Connection to broker lost") for log in logs)
+
     def act() -> str:
         rig.freeze("worker-0", "worker-1")
         job_id = rig.submit(corpus, delay_ms=1)
@@ -94,6 +97,8 @@ def test_every_message_delivered_four_times_changes_nothing(rig: Rig, corpus: Do
     measured.shards = len(rig.shards(job_id))
     rig.verify(job_id, corpus)
     assert measured.executions == measured.shards
+    logs = [(rig.folder / f"{name}.log").read_text(errors="replace") for name in rig.worker_names()]
+    assert sum(log.count("Connection to broker lost") for log in logs) == lost, "a sound connection is kept"
     until(lambda: rig.broker.waiting == 0, what="the repeated messages are answered")
 
 
