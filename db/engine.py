@@ -35,6 +35,7 @@ __all__ = [
     "now",
     "reading",
     "revision_of",
+    "to_write",
     "transact",
     "translated",
     "usable",
@@ -116,10 +117,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes; committed at the end, rolled back on an exception."""
-    with translated(), engine.connect() as connection:
-        connection.execution_options(**{_WRITES: True})
-        with connection.begin():
-            yield connection
+    with translated(), to_write(engine.connect()) as connection, connection.begin():
+        yield connection
+
+
+def to_write(connection: Connection) -> Connection:
+    """The same connection, whose transactions take SQLite's write lock at their start."""
+    return connection.execution_options(**{_WRITES: True})
 
 
 @contextmanager

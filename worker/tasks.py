@@ -79,9 +79,10 @@ def start(**_: Any) -> None:
 
 
 @shared_task(name=SHARD_MESSAGE, Request="worker.request:Request")  # type: ignore[call-overload, untyped-decorator]
-def ring(shard_key: int) -> None:
+def ring(shard_key: int | None = None, *_: Any, **__: Any) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
-    many, or none; whatever goes wrong is written there too, so the message is done with in any case."""
+    many, or none; whatever goes wrong is written there too, so the message is done with in any case. What a program of
+    another version says besides is not needed for that, and is passed over."""
     try:
         served = serve(_process[0])
     except DeviceLost as error:

@@ -38,12 +38,14 @@ def until(condition: Callable[[], T], seconds: float = 60.0, what: str = "") -> 
 
 @dataclass(slots=True)
 class Process:
-    """A program in a process group of its own; its output goes to `log`. It dies with the tests."""
+    """A program in a process group of its own; its output goes to `log`, its code is that in `tree`. It dies with the
+    tests."""
 
     command: Sequence[str]
     environ: Mapping[str, str]
     log: Path
     prefix: Sequence[str] = ()
+    tree: Path = ROOT
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -55,7 +57,7 @@ class Process:
             self._process = subprocess.Popen(
                 [*self.prefix, *tethered(self.command, signal=signal.SIGKILL)] if not self.prefix
                 else [*self.prefix, *self.command],
-                env=dict(self.environ), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=dict(self.environ), cwd=self.tree, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 

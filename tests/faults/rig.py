@@ -5,7 +5,6 @@ Knows how they are started, hurt and healed, and how to wait for a condition. Ju
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -72,14 +71,14 @@ class Rig:
         named = {f"CORPUSMILL_{name.upper()}": value for name, value in settings.items()}
         return self._base | named | {"FAULTS_RUNS": str(self.runs)} | plain
 
-    def start(self, name: str, *, prefix: tuple[str, ...] = (), **extra: str) -> Process:
-        """Start a program, with further settings or variables; one that runs is left alone."""
+    def start(self, name: str, *, prefix: tuple[str, ...] = (), tree: Path = ROOT, **extra: str) -> Process:
+        """Start a program, with further settings or variables; one that runs is left alone. Its code is that in `tree`."""
         running = self.processes.get(name)
         if running is not None and running.alive:
             return running
-        environ = self.environ(**extra)
+        environ = self.environ(**extra, PYTHONPATH=str(tree))
         command = python("-m", "tests.faults.program", name.split("-", maxsplit=1)[0])
-        process = Process(command, environ, self.folder / f"{name}.log", prefix)
+        process = Process(command, environ, self.folder / f"{name}.log", prefix, tree)
         self.processes[name] = process
         process.start()
         return process
@@ -370,9 +369,3 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def body_of(message: bytes) -> dict[str, Any]:
-    """A message as kombu wrote it."""
-    found: dict[str, Any] = json.loads(message)
-    return found

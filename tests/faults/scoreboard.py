@@ -60,7 +60,7 @@ FAULTS = {
     "F42": "cancel in mid-job, and a worker killed at that moment",
     "F43": "delete, pause and resume in mid-job",
     "F44": "expand-migration in mid-job, old and new workers mixed",
-    "F45": "a message of another version in the queue",
+    "F45": "messages of another version in the queue",
     "F46": "webhook receiver down, slow or wrong",
     "F47": "a reader of results and exports that breaks off and resumes",
     "F48": "file descriptors exhausted (`ulimit -n`)",
@@ -76,8 +76,6 @@ FAULTS = {
 
 #: Why a fault has no test.
 NOT_RUN = {
-    "F44": "not run: there is one version of the tables so far",
-    "F45": "not run: there is one version of the message so far",
     "F46": "not run: webhooks are not built yet",
     "F52": "not run here: measured by `make bench`",
     "F53": "not run: tenants are not built yet",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import uuid
-
 import pytest
 
 from .conftest import Measured
+from .messages import rewritten
 from .oracle import Documents
 from .processes import until
 from .rig import Rig
@@ -104,24 +102,10 @@ def test_messages_out_of_order_and_of_jobs_that_are_gone_are_answered_and_forgot
     job_id = rig.submit(corpus, delay_ms=1)
     fresh = rig.broker.messages()
     rig.broker.client.delete("corpusmill.shards")
-    unknown = [renamed(fresh[0], 10**9 + k) for k in range(20)]
+    unknown = [rewritten(fresh[0], [10**9 + k]) for k in range(20)]
     rig.broker.push(*stale, *reversed(fresh), *unknown, *stale)
     rig.thaw("worker-0", "worker-1")
     rig.await_ended(job_id)
     rig.verify(job_id, corpus)
     until(lambda: rig.broker.waiting == 0, what="the stale messages are answered")
     assert results(rig, cancelled) == 0
-
-
-def renamed(message: bytes, shard_key: int) -> bytes:
-    """The message for another shard."""
-    import base64
-
-    found = json.loads(message)
-    arguments, keywords, embedded = json.loads(base64.b64decode(found["body"]))
-    body = json.dumps([[shard_key], keywords, embedded]).encode()
-    assert arguments
-    found["body"] = base64.b64encode(body).decode()
-    found["properties"]["delivery_tag"] = str(uuid.uuid4())
-    found["headers"]["id"] = found["properties"]["correlation_id"] = str(uuid.uuid4())
-    return json.dumps(found).encode()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import sqlalchemy
 from alembic import command
+from sqlalchemy.exc import OperationalError
 
 from corpusmill.errors import Conflict, LeaseLost, NotFound
 from corpusmill.models import ModelInfo
@@ -109,6 +112,35 @@ def test_migrations_make_the_tables_that_the_code_declares(database_url: str) ->
     engine.dispose()
     command.downgrade(_alembic(database_url), "base")
     migrate(database_url)
+
+
+def test_tables_are_upgraded_while_others_write(database_url: str) -> None:
+    command.upgrade(_alembic(database_url), "0001")
+    other = create_engine(database_url)
+    wrote: list[str] = []
+
+    def write_between(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        """Whoever upgrades has read the version, and is about to write: somebody else may be quicker."""
+        if wrote or not statement.lstrip().startswith("CREATE"):
+            return
+        wrote.append(statement)
+        with other.connect() as connection, suppress(OperationalError):
+            impatient = "PRAGMA busy_timeout=50" if other.dialect.name == "sqlite" else "SET lock_timeout = '50ms'"
+            connection.exec_driver_sql(impatient)
+            connection.exec_driver_sql(
+                "INSERT INTO workers (id, hostname, device, models, started_at, seen_at) "
+                "VALUES ('w', 'h', 'cpu', '[]', 0, 0)"
+            )
+            connection.commit()
+
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", write_between)
+    try:
+        migrate(database_url)
+    finally:
+        sqlalchemy.event.remove(Engine, "before_cursor_execute", write_between)
+    assert wrote
+    assert at_head(other)
+    other.dispose()
 
 
 def test_the_database_clock_counts_seconds_since_1970(database: Engine) -> None:
