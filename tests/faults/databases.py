@@ -28,6 +28,10 @@ class Database(Protocol):
     kind: str
     url: str
 
+    @property
+    def far_url(self) -> str:
+        """Where the programs find it."""
+
     def query(self, sql: str, **values: Any) -> list[Any]:
         """Rows of a statement."""
 
@@ -54,6 +58,10 @@ class _Reader:
     """Plain SQL on a connection for each statement."""
 
     url: str
+
+    @property
+    def far_url(self) -> str:
+        return self.url
 
     def _engine(self) -> sqlalchemy.Engine:
         return sqlalchemy.create_engine(self.url, poolclass=NullPool)

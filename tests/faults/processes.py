@@ -55,8 +55,7 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.prefix, *tethered(self.command, signal=signal.SIGKILL)] if not self.prefix
-                else [*self.prefix, *self.command],
+                [*self.prefix, *tethered(self.command, signal=signal.SIGKILL)],
                 env=dict(self.environ), cwd=self.tree, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip

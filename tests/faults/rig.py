@@ -21,6 +21,7 @@ from tests.acceptance.stack import jsonl
 
 from . import oracle
 from .databases import Database
+from .hosts import Network
 from .oracle import Documents
 from .processes import ROOT, Process, python, until
 from .valkey import Valkey
@@ -30,14 +31,18 @@ SETTINGS = {
     "lease_seconds": "3", "sweep_seconds": "0.5", "shard_documents": "50", "device": "cpu", "threads": "1",
     "log_format": "json",
 }  # fmt: skip
+#: The operator's key and the broker's password, where hosts of their own need them.
+KEY = "a-key-of-the-fault-tests"
 #: Seconds within which a fault must be over: lease, sweep, the start of a process, and a machine that others use.
 BOUND = 60.0
 
 
 class Rig:
-    """A running system. Its processes are `api`, `sweep-0`, `worker-0` and so on."""
+    """A running system. Its processes are `api`, `sweep-0`, `worker-0` and so on; on a `network` each has its host."""
 
-    def __init__(self, folder: Path, database: Database, *, workers: int = 2, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, database: Database, *, workers: int = 2, network: Network | None = None, **settings: str
+    ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -46,14 +51,27 @@ class Rig:
         self.database_folder = folder / "database"
         self.workers = workers
         self.settings = SETTINGS | settings
+        self.network = network
         self.port = _free_port()
+        address = network.address("api") if network else "127.0.0.1"
+        if network:
+            self.settings |= {"host": address, "api_key": KEY}
         base = {name: value for name, value in os.environ.items() if not name.startswith("CORPUSMILL_")}
         self._base = base | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        self.broker = Valkey(folder / "v", self._base)
+        self.broker = Valkey(
+            folder / "v",
+            self._base,
+            prefix=self.prefix("broker"),
+            address=network.address("broker") if network else None,
+            key=KEY,
+        )
         self.processes: dict[str, Process] = {}
         self.statuses: list[int] = []
         self.runs = folder / "runs"
-        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=httpx2.Timeout(60.0))
+        self.http = httpx2.Client(
+            base_url=f"http://{address}:{self.port}", timeout=httpx2.Timeout(60.0),
+            headers={"Authorization": f"Bearer {KEY}"} if network else {},
+        )  # fmt: skip
         self.killed_workers = 0
         self._corpora: dict[int, tuple[Documents, str]] = {}
         self._metrics: dict[str, dict[str, Any]] = {}
@@ -64,21 +82,26 @@ class Rig:
     def environ(self, **extra: str) -> dict[str, str]:
         """The environment of a program; what is given in capitals goes in as it is."""
         settings = {
-            "data_dir": str(self.data_dir), "database_url": self.database.url.replace("+psycopg", ""),
+            "data_dir": str(self.data_dir), "database_url": self.database.far_url.replace("+psycopg", ""),
             "broker_url": self.broker.url, "port": str(self.port),
         } | self.settings | {name: value for name, value in extra.items() if name.islower()}  # fmt: skip
         plain = {name: value for name, value in extra.items() if not name.islower()}
         named = {f"CORPUSMILL_{name.upper()}": value for name, value in settings.items()}
         return self._base | named | {"FAULTS_RUNS": str(self.runs)} | plain
 
-    def start(self, name: str, *, prefix: tuple[str, ...] = (), tree: Path = ROOT, **extra: str) -> Process:
+    def prefix(self, name: str) -> tuple[str, ...]:
+        """What is put before a program's command so that it runs where it belongs."""
+        host = "api" if name.startswith("sweep") else name
+        return self.network.prefix(host) if self.network else ()
+
+    def start(self, name: str, *, tree: Path = ROOT, **extra: str) -> Process:
         """Start a program, with further settings or variables; one that runs is left alone. Its code is that in `tree`."""
         running = self.processes.get(name)
         if running is not None and running.alive:
             return running
         environ = self.environ(**extra, PYTHONPATH=str(tree))
         command = python("-m", "tests.faults.program", name.split("-", maxsplit=1)[0])
-        process = Process(command, environ, self.folder / f"{name}.log", prefix, tree)
+        process = Process(command, environ, self.folder / f"{name}.log", self.prefix(name), tree)
         self.processes[name] = process
         process.start()
         return process
@@ -161,8 +184,7 @@ class Rig:
         """Everything as it is meant to be: what was started in a special way, or stopped, is started anew."""
         for name, process in list(self.processes.items()):
             process.signal(signal.SIGCONT)
-            if process.alive and (name not in self.names() or dict(process.environ) != self.environ()
-                                  or process.prefix):  # fmt: skip
+            if process.alive and (name not in self.names() or dict(process.environ) != self.environ()):
                 process.kill()
         self.broker.process.signal(signal.SIGCONT) if self.broker.process.alive else None
         self.up()
@@ -301,12 +323,12 @@ class Rig:
 
     # -- the oracle
 
-    def baseline(self, found: Documents) -> dict[str, Any]:
+    def baseline(self, found: Documents, seconds: float = 120.0) -> dict[str, Any]:
         """The metrics of an undisturbed run over these documents."""
         corpus = self.corpus(found)
         if corpus not in self._metrics:
             job_id = self.submit(found)
-            assert self.await_ended(job_id) == "completed"
+            assert self.await_ended(job_id, seconds) == "completed"
             self._metrics[corpus] = oracle.timeless(self.metrics(job_id))
         return self._metrics[corpus]
 

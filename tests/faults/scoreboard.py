@@ -70,6 +70,8 @@ FAULTS = {
     "F52": "a million documents enqueued",
     "F53": "a noisy tenant beside a small job",
     "F54": "ten minutes of random faults",
+    "long job": "20 random SIGKILLs of workers, 5 of a broker without persistence, 4 FLUSHALLs and a SIGSTOP beyond the "
+    "lease under one job of 40,000 documents",
     "negative control F2": "F2 without a sweeper: the loss must be seen",
     "negative control F15": "F15 without a sweeper: the loss must be seen",
 }
@@ -77,7 +79,6 @@ FAULTS = {
 #: Why a fault has no test.
 NOT_RUN = {
     "F46": "not run: webhooks are not built yet",
-    "F52": "not run here: measured by `make bench`",
     "F53": "not run: tenants are not built yet",
 }
 DATABASES = ("sqlite", "postgresql")

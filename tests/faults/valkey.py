@@ -18,25 +18,38 @@ from .processes import Process, until
 
 
 class Valkey:
-    """One server on a Unix socket in `folder`."""
+    """One server on a Unix socket in `folder`, and on an address with a password where there is one."""
 
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environ: dict[str, str],
+        *,
+        prefix: tuple[str, ...] = (),
+        address: str | None = None,
+        key: str = "",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.socket = folder / "s"
-        self.url = f"redis+socket://{self.socket}?virtual_host=0"
+        self.url = f"redis://:{key}@{address}:6379/0" if address else f"redis+socket://{self.socket}?virtual_host=0"
         self._environ = environ
+        self._prefix = prefix
+        self._listen = ["--port", "6379", "--bind", address, "--requirepass", key] if address else ["--port", "0"]
         self.process = self._make(persistent=True)
-        self.client = redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5)
+        self.client = redis.Redis(
+            unix_socket_path=str(self.socket), socket_timeout=5, password=key if address else None
+        )
 
     def _make(self, *, persistent: bool) -> Process:
         return Process(
             [
-                str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder),
+                str(get_binary_path()), *self._listen, "--unixsocket", str(self.socket), "--dir", str(self.folder),
                 "--save", "", "--appendonly", "yes" if persistent else "no", "--maxmemory-policy", "noeviction",
             ],
             self._environ,
             self.folder / "valkey.log",
+            self._prefix,
         )  # fmt: skip
 
     def start(self, *, persistent: bool = True) -> None:

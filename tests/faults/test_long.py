@@ -1,0 +1,154 @@
+"""Jobs that are large: everything at once under one of 40,000 documents, and a million enqueued."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from .conftest import Make, Measured
+from .oracle import Documents, documents
+from .processes import until
+from .rig import BOUND, Rig
+from .test_soak import empty_broker, lose_broker, restart
+from .test_workers import ended, find_held, hold_frozen
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
+
+
+@pytest.mark.fault("long job")
+def test_forty_thousand_documents_survive_thirty_faults_with_hardly_a_shard_run_twice(
+    make_rig: Make, measured: Measured
+) -> None:
+    # Small shards, so that the share of those that were under way when something died says something.
+    rig = make_rig(shard_documents="10", lease_seconds="5")
+    rig.up()
+    corpus = documents(40_000)
+    rig.baseline(corpus, 600)
+    chance = random.Random(20)
+    faults = [kill_worker] * 20 + [lose_everything_rung] * 5 + [flush] * 4 + [outlive_the_lease]
+    chance.shuffle(faults)
+
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=6)
+        for number, fault in enumerate(faults, start=1):
+            rig.await_done(job_id, number / (len(faults) + 2), 300)
+            fault(rig, job_id, chance, measured)
+        rig.await_ended(job_id, 600)
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    assert measured.shards == 4_000
+    rig.verify(job_id, corpus)
+    more = measured.executions / measured.shards - 1
+    measured.note = f"40,000 results, metrics equal, {more:.2%} more executions than shards"
+    assert more <= 0.01
+
+
+def kill_worker(rig: Rig, job_id: str, chance: random.Random, measured: Measured) -> None:
+    name = chance.choice(rig.worker_names())
+    held = find_held(rig, name, job_id)
+    restart(rig, name)
+    measured.recoveries.append(rig.recovery(job_id, held))
+
+
+def lose_everything_rung(rig: Rig, job_id: str, chance: random.Random, measured: Measured) -> None:
+    lose_broker(rig, persistent=False)
+    measured.recoveries.append(rig.recovery(job_id, []))
+
+
+def flush(rig: Rig, job_id: str, chance: random.Random, measured: Measured) -> None:
+    empty_broker(rig)
+    measured.recoveries.append(rig.recovery(job_id, []))
+
+
+def outlive_the_lease(rig: Rig, job_id: str, chance: random.Random, measured: Measured) -> None:
+    held = hold_frozen(rig, job_id)
+    measured.recoveries.append(rig.recovery(job_id, held))
+    until(lambda: ended(rig, job_id, held), BOUND, "others have ended its shards")
+    rig.thaw("worker-0")
+
+
+MILLION = 1_000_000
+#: Bytes that the broker may hold above what it holds when idle, and that any process of the API may have.
+_BROKER, _API = 10e6, 400e6
+
+
+@pytest.mark.fault("F52")
+def test_a_million_documents_enqueued_take_no_room_in_the_broker(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    response = rig.request(
+        "POST", "/corpora", content=lines(MILLION), headers={"Content-Type": "application/x-ndjson"}, timeout=300
+    )
+    assert response.status_code == 201, response.text
+    uploaded = response.json()["id"]
+    until(lambda: rig.request("GET", f"/corpora/{uploaded}").json()["status"] == "ready", 600, "it is read")
+    # With nobody there to hear the bells, as many as ever will wait; with workers, as many as are in hand besides.
+    rig.stop(*rig.worker_names())
+    idle = used(rig)
+    most = {"broker": 0.0, "api": 0.0}
+
+    def watched(condition: bool) -> bool:
+        most["broker"] = max(most["broker"], used(rig) - idle)
+        most["api"] = max(most["api"], *(resident(one) for one in api(rig)))
+        return condition
+
+    response = rig.request(
+        "POST", "/jobs", json={"task": "classification", "model": "echo", "corpus": uploaded}, timeout=300
+    )
+    assert response.status_code == 202, response.text
+    job_id = response.json()["id"]
+    until(lambda: watched(len(rig.broker.messages()) >= 256), BOUND, "the window is full")
+    rig.start_all(*rig.worker_names())
+    until(lambda: watched(progress(rig, job_id) >= 30_000), 300, "thirty thousand are done")
+    assert rig.request("POST", f"/jobs/{job_id}/cancel", timeout=300).status_code == 202
+    assert rig.await_ended(job_id, 300) == "cancelled"
+    counts = rig.job(job_id)["counts"]
+    assert counts["succeeded"] + counts["cancelled"] == counts["total"] == MILLION
+    measured.note = (
+        f"20,000 shards; broker at most {most['broker'] / 1e6:.1f} MB above idle, API's largest process "
+        f"{most['api'] / 1e6:.0f} MB"
+    )
+    assert most["broker"] < _BROKER
+    assert most["api"] < _API
+    until(lambda: rig.broker.waiting == 0, BOUND, "the queue drains")
+    assert rig.request("DELETE", f"/jobs/{job_id}", timeout=300).status_code == 204
+    assert rig.request("DELETE", f"/corpora/{uploaded}", timeout=300).status_code == 204
+
+
+def lines(count: int) -> Iterator[bytes]:
+    """A corpus as it goes over the wire, ten thousand lines at a time."""
+    for start in range(0, count, 10_000):
+        yield "".join(
+            f'{{"id": "d{k}", "text": "The text of document {k}."}}\n' for k in range(start, start + 10_000)
+        ).encode()
+
+
+def used(rig: Rig) -> float:
+    """Bytes that the broker says it uses."""
+    return float(rig.broker.client.info("memory")["used_memory"])
+
+
+def api(rig: Rig) -> list[psutil.Process]:
+    return [psutil.Process(rig.processes["api"].pid), *rig.processes["api"].children()]
+
+
+def resident(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def progress(rig: Rig, job_id: str) -> int:
+    """Documents of shards that have ended, summed by the database."""
+    found = rig.database.query(
+        "SELECT coalesce(sum(s.stop - s.start), 0) AS n FROM shards s JOIN jobs j ON j.key = s.job_key "
+        "WHERE j.id = :id AND s.state = 'done'",
+        id=job_id,
+    )
+    return int(found[0].n)
