@@ -1,4 +1,4 @@
-"""Which engine a job may choose for a model: what int8 and CTranslate2 can run, known by names alone.
+"""Which engine a job may choose for a model: what int8, CTranslate2 and torch's compiler can run, known by names alone.
 
 Knows architectures, tasks and parameters. Must not know the worker's device or what is installed there: what depends on
 them fails in the worker, with a reason.
@@ -31,6 +31,8 @@ def faults(info: ModelInfo, task: Task, params: Params) -> list[FieldFault]:
         return _int8(info, params)
     if params.engine == "ctranslate2":
         return _ctranslate2(info, task, params)
+    if params.engine == "compiled" and info.family != "sequence-classification":
+        return [_engine("compiled is for sequence classifiers: leave it out.")]
     return []
 
 

@@ -26,7 +26,7 @@ class Task(StrEnum):
 #: The precision of weights. `int8` is for the engine `ctranslate2`; the engine `int8` makes its bytes of float32.
 Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 #: What runs a model: `auto` gives what the plain model gives; the others are chosen, never taken.
-EngineChoice = Literal["auto", "int8", "ctranslate2", "vllm"]
+EngineChoice = Literal["auto", "int8", "ctranslate2", "compiled", "vllm"]
 
 
 class _Strict(BaseModel):

@@ -262,6 +262,14 @@ def test_vllm_is_for_text_by_causal_models_and_for_what_it_can_do() -> None:
         assert set(faults(refused)) == {pointer}
 
 
+def test_compiled_layers_are_for_sequence_classifiers() -> None:
+    assert classify(ONE_LABEL, engine="compiled").engine == "compiled"
+    for ask, info, raw in ((translate, MARIAN, {}), (classify, CAUSAL, {"labels": ["a", "b"]}), (summarize, ECHO, {})):
+        with pytest.raises(InvalidRequest) as refused:
+            ask(info, engine="compiled", **raw)
+        assert set(faults(refused)) == {"/params/engine"}
+
+
 @pytest.mark.parametrize(
     ("ask", "raw"),
     [

@@ -1,7 +1,8 @@
-"""Engines that a job must choose, since their outputs may differ from the plain model's: int8, and CTranslate2.
+"""Engines that a job must choose: int8 and CTranslate2, whose outputs may differ from the plain model's, and layers made
+into kernels by torch's compiler, whose first batch takes a minute.
 
-Knows how each is put together, and that each is held against the plain float32 engine on a job's first documents. Must
-not know how either computes.
+Knows how each is put together, that the first two are held against the plain float32 engine on a job's first documents,
+and the third against itself before it was compiled. Must not know how any of them computes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from corpusmill.documents import Document
 from corpusmill.errors import ModelFault
 from corpusmill.models import ModelInfo
 from corpusmill.tasks import Params
-from worker.device import Device, free_bytes
+from worker.device import Device, DtypeChoice, dtype_for, free_bytes
 from worker.engines.base import Engine, Usage
 from worker.engines.measured import MeasuredEngine
 from worker.models.loading import first_line, load_model, weight_bytes, weights_folder
@@ -23,6 +24,8 @@ from worker.models.loading import first_line, load_model, weight_bytes, weights_
 #: What the scores of a decoder in int8 may differ by from the exact one's, relative to the largest: rounding moves them by
 #: hundredths, and weights read into the wrong places by about the whole.
 _INT8_TOLERANCE = 0.25
+#: What compiled layers may change a score by: sums in another order, which half precision shows in the third place.
+_COMPILED_TOLERANCE = 2e-2
 _TRIAL = Document(position=0, id="0", text="A short text to try it on. It has two sentences of some words each.")
 
 
@@ -108,6 +111,65 @@ def load_ctranslate2(
     versions = {**engine.runtime["versions"], "ctranslate2": version("ctranslate2")}
     facts = {"engine": "ctranslate2", "architecture": info.architecture, "dtype": compute, "versions": versions}  # fmt: skip
     return MeasuredEngine(engine, _if_room(info, device, plain), facts)
+
+
+def load_compiled(
+    make: Callable[..., Engine[Any]], info: ModelInfo, params: Params, device: Device, *, cache: Path | None
+) -> Engine[Any]:
+    """The engine that `make` makes, its layers compiled; what was compiled is kept below `cache` for the next process.
+
+    Raises ModelFault where there is no GPU, where nothing can be compiled, or where the outputs are not those of the layers
+    as they were.
+    """
+    if device.kind != "cuda":
+        raise ModelFault(f"The engine compiled runs on a GPU, and this worker's device is {device.name}: choose auto.")
+    from worker.models.compiling import compile_layers, keep_compiled
+
+    if cache is not None:
+        keep_compiled(cache / "compiled")
+    dtype = dtype_for(device, cast(DtypeChoice, params.dtype))  # int8 was refused with the job
+    model, tokenizer = load_model(info, device, dtype)
+    engine = make(model, tokenizer, info, device, dtype)
+    check_compiled(engine, params, lambda: compile_layers(model))
+    return engine
+
+
+def check_compiled(engine: Engine[Any], params: Params, compile_: Callable[[], int]) -> None:
+    """Compile an engine's layers and hold its scores of some texts against those from before; the job's record says how
+    many layers. Raises ModelFault where there are none, they cannot be run, or the scores are others."""
+    before = _scores(engine, params)
+    layers = compile_()
+    if not layers:
+        raise ModelFault("The model has no layers that can be compiled: choose engine auto.")
+    try:
+        after = _scores(engine, params)
+    except Exception as error:
+        raise ModelFault(
+            f"The layers cannot be compiled: {type(error).__name__}: {first_line(error)}. Choose auto."
+        ) from error
+    apart = max(abs(one - other) for one, other in zip(before, after, strict=True))
+    if not apart <= _COMPILED_TOLERANCE:
+        raise ModelFault(f"Compiled, the model's scores differ by {apart:.1g} from its own: choose engine auto.")
+    engine.runtime["compiled_layers"] = layers
+
+
+def _scores(engine: Engine[Any], params: Params) -> list[float]:
+    """The scores of a few texts of different lengths, by position and label. Raises RuntimeError where one fails."""
+    text = _TRIAL.text.split()
+    documents = [
+        Document(position=count, id=str(count), text=" ".join(text[: 1 + count % len(text)])) for count in range(24)
+    ]
+    prepared = engine.prepare(documents, params, Usage())
+    results = [result for batch in engine.run(prepared, Usage(), lambda: False) for result in batch]
+    if failures := [result.error.message for result in results if result.error]:
+        raise RuntimeError(failures[0])
+    ordered = sorted(results, key=lambda result: result.position)
+    return [
+        result.output["scores"][label]
+        for result in ordered
+        if result.output
+        for label in sorted(result.output["scores"])
+    ]
 
 
 def _if_room(info: ModelInfo, device: Device, plain: Callable[[], Engine[Any]]) -> Callable[[], Engine[Any]]:

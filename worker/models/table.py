@@ -84,6 +84,8 @@ def load_engine(
 
     if params.engine == "int8":
         return chosen.load_int8(make, info, params, device, plain)
+    if params.engine == "compiled":
+        return chosen.load_compiled(make, info, params, device, cache=cache)
     return chosen.load_ctranslate2(make, info, params, device, plain, cache=cache)
 
 
