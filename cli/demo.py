@@ -175,7 +175,10 @@ def _show(found: Sequence[tuple[Part, Job, Metrics]]) -> None:
         for example in examples(job):
             print()
             for name, text in example.items():
-                print_text(name, text, lines=3 if job.task == "summarization" else 2)
+                summary = job.task == "summarization"
+                # The sentences of a summary come from different places of its document: a line each shows that.
+                parts = text.splitlines() if summary and name == "output" else [text]
+                print_text(name, parts, lines=3 if summary and name != "output" else 2)
 
 
 def metric_lines(metrics: Metrics, names: Sequence[str]) -> tuple[str, ...]:
@@ -210,10 +213,12 @@ def examples(job: Job, count: int = PAIRS) -> list[dict[str, str]]:
     return [{name: text for name, text in each.items() if text} for each in found]
 
 
-def print_text(name: str, text: str, *, lines: int) -> None:
-    """A name and a text beside it, broken at the terminal's width and cut after so many lines."""
+def print_text(name: str, parts: Sequence[str], *, lines: int) -> None:
+    """A name and a text beside it, each part from a new line, broken at the terminal's width, cut after so many lines."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    wrapped = textwrap.wrap(
-        cell(text), width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13, max_lines=lines, placeholder=" …"
-    )
-    print("\n".join(wrapped))
+    for number, part in enumerate(parts):
+        wrapped = textwrap.wrap(
+            cell(part), width, initial_indent=f"  {'' if number else name:<11}", subsequent_indent=" " * 13,
+            max_lines=lines, placeholder=" …",
+        )  # fmt: skip
+        print("\n".join(wrapped))

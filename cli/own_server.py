@@ -5,6 +5,7 @@ Knows the line `ready http://…` and signals. Must not know what the server is 
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import subprocess
@@ -22,6 +23,9 @@ from cli.output import say
 from corpusmill.errors import CorpusmillError
 
 READY_SECONDS, STOP_SECONDS = 120.0, 20.0
+#: What differs from a server that is to stay, where the environment does not say otherwise: a shard is the step of a
+#: progress bar, and the corpora are small.
+SETTINGS = {"CORPUSMILL_SHARD_DOCUMENTS": "64"}
 COMMAND = (sys.executable, "-m", "cli", "up", "--host", "127.0.0.1", "--port", "0")
 
 
@@ -47,6 +51,7 @@ def own_server(data: Path | None) -> Iterator[str]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                env=SETTINGS | os.environ,
                 start_new_session=True,  # Ctrl-C is for us; the server is then asked to end in order
                 text=True,
             )

@@ -18,16 +18,17 @@ from typer.testing import CliRunner, Result
 
 import demo as corpora
 from cli.commands import app
-from cli.demo import PARTS, examples, metric_lines
+from cli.demo import PARTS, examples, metric_lines, print_text
 from cli.own_server import ServerFault, own_server
 from tests.unit.contract_peer import Peer
 
 #: Stands for `corpusmill up`: a server that says when it is ready, and leaves a mark when it is asked to end.
 SERVER = """
-import pathlib, signal, sys, threading
+import os, pathlib, signal, sys, threading
 from tests.unit.contract_peer import Peer
 data = pathlib.Path(sys.argv[-1])
 data.mkdir(exist_ok=True)
+(data / "shards").write_text(os.environ["CORPUSMILL_SHARD_DOCUMENTS"])
 ended = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: ended.set())
 peer = Peer().start()
@@ -105,6 +106,17 @@ def test_the_demo_starts_a_server_where_none_answers_and_ends_it(stand_in: None,
     assert "The server is ready at http://127.0.0.1:" in done.stderr
 
 
+@pytest.mark.parametrize(("set_by_user", "meant"), [(None, "64"), ("500", "500")])
+def test_shards_are_small_enough_for_bars_to_move_unless_the_user_says_otherwise(
+    stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_user: str | None, meant: str
+) -> None:
+    monkeypatch.delenv("CORPUSMILL_SHARD_DOCUMENTS", raising=False)
+    if set_by_user is not None:
+        monkeypatch.setenv("CORPUSMILL_SHARD_DOCUMENTS", set_by_user)
+    with own_server(tmp_path / "data"):
+        assert (tmp_path / "data" / "shards").read_text() == meant
+
+
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt, RuntimeError])
 def test_the_server_is_ended_whatever_happens(
     stand_in: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: type[BaseException]
@@ -179,6 +191,14 @@ def test_examples_are_spread_over_the_documents_and_succeeded(peer: Peer) -> Non
         texts = [{"text": " " if n == 1 else f"text {n}", "reference": ["first", "second"]} for n in range(7)]
         job = client.translate(texts, model="echo").wait()
         assert examples(job) == [{"input": f"text {n}", "output": f"{n} txet", "reference": "first"} for n in (2, 3, 5)]
+
+
+def test_each_sentence_of_a_summary_has_its_own_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text("output", ["word " * 60, "Two."], lines=2)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("  output     word")
+    assert second.endswith("…")
+    assert third == "             Two."
 
 
 def test_metrics_that_are_not_there_are_left_out() -> None:
