@@ -81,7 +81,11 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
         )
     return sqlalchemy.create_engine(
         url, pool_pre_ping=True, pool_size=pool_size, max_overflow=20,
-        connect_args={"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3},
+        connect_args={
+            "connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
+            # What was sent into a broken network is sent again after ever longer pauses, for a quarter of an hour.
+            "tcp_user_timeout": 30_000,
+        },
     )  # fmt: skip
 
 

@@ -115,6 +115,8 @@ def test_hosts_that_do_not_reach_each_other_cost_time_only(
     measured.note = "on five hosts as well: network namespaces"
     if links == WORKER_DATABASE:
         assert rows_of(site, job_id, held) == taken, "what the one that was cut off wrote late was refused"
+    # What the broker had handed out on connections that were then given up comes again after the visibility timeout.
+    site.killed_workers += 2 if links == WORKERS_BROKER else 0
     site.verify(job_id, corpus)
     site.verify(other, corpus)
 
