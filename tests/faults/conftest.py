@@ -183,8 +183,9 @@ def pytest_runtest_makereport(
         found = item.stash.get(_MEASURED, Measured())
         why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
         outcome = key | {
-            "passed": report.passed, "skipped": why, "failure": report.longreprtext if report.failed else "", "recoveries": found.recoveries, "executions": found.executions,
-            "shards": found.shards, "note": found.note, "seconds": call.duration, "at": time.time(),
+            "passed": report.passed, "skipped": why, "failure": report.longreprtext if report.failed else "",
+            "recoveries": found.recoveries, "executions": found.executions, "shards": found.shards, "note": found.note,
+            "seconds": call.duration, "at": time.time(),
         }  # fmt: skip
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / _file(key)).write_text(json.dumps(outcome), encoding="utf-8")
