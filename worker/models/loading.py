@@ -146,10 +146,10 @@ def _refuse_mismatch(info: ModelInfo, model: Any, tokenizer: Any) -> None:
 
 def weight_bytes(model: torch.nn.Module) -> int:
     """Bytes that parameters and buffers hold, shared ones once, and weights that are laid out for a kernel."""
-    from worker.models.fusing import LinearGelu
+    from worker.models.onednn import laid_out_bytes
 
     tensors = {tensor.data_ptr(): tensor.nbytes for tensor in [*model.parameters(), *model.buffers()]}
-    return sum(tensors.values()) + sum(module.own_bytes for module in model.modules() if isinstance(module, LinearGelu))
+    return sum(tensors.values()) + laid_out_bytes(model)
 
 
 def first_line(error: BaseException) -> str:

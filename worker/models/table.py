@@ -102,8 +102,9 @@ def _plain(make: Any, info: ModelInfo, asked: Dtype, device: Device) -> Engine[A
     dtype = dtype_for(device, asked)
     model, tokenizer = load_model(info, device, dtype)
     if device.kind == "cpu" and info.family in {"sequence-classification", "sentence-encoder"}:
-        from worker.models.fusing import fuse
+        from worker.models import onednn
 
-        fuse(model)
+        onednn.fuse(model)
+        onednn.lay_out(model)
     engine = make(model, tokenizer, info, device, dtype)
     return engine
