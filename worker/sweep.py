@@ -53,11 +53,14 @@ class Sweeper:
     #: Until then nothing is taken from anybody; infinite while the database does not answer. As `time.monotonic()`.
     _patient_until: float = 0.0
 
-    def sweep(self) -> None:
-        """Do every step once. A step that fails is logged and does not keep the others from being done."""
+    def sweep(self, ended: Callable[[], bool] = lambda: False) -> None:
+        """Do every step once, unless `ended` says between two that there is no more time. A step that fails is logged and
+        does not keep the others from being done."""
         for step in (
             self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._tidy
         ):  # fmt: skip
+            if ended():
+                return
             self._attempt(step)
 
     @staticmethod
@@ -196,6 +199,6 @@ def main(settings: Settings) -> None:
     log.info("sweeping", every=settings.sweep_seconds)
     pulse = Pulse(settings.pulse_file)
     while not ended.is_set():
-        sweeper.sweep()
+        sweeper.sweep(ended.is_set)
         pulse.beat()
         ended.wait(settings.sweep_seconds)

@@ -39,6 +39,18 @@ def sweep(database: Engine, folder: Path) -> None:
     Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
 
 
+def test_a_sweeper_that_is_to_end_begins_no_further_step(database: Engine, tmp_path: Path) -> None:
+    asked = []
+
+    def ended() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    sweeper.sweep(ended)
+    assert len(asked) == 3, "the first two of its steps"
+
+
 @pytest.mark.parametrize("first", ["cancel", "pause"])
 def test_a_shard_given_back_after_a_cancel_ends_with_its_job(database: Engine, tmp_path: Path, first: str) -> None:
     a_job(database)
