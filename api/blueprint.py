@@ -5,14 +5,15 @@ Knows the prefix and the shape of errors in the OpenAPI document. Must not know 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from flask import make_response
+from flask import Flask, make_response, request
 from flask.wrappers import Response
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 
-from corpusmill.errors import InvalidRequest
+from corpusmill.errors import FieldFault, InvalidRequest
 
 PREFIX = "/api/v1"
 
@@ -26,6 +27,24 @@ def blueprint(name: str, description: str) -> APIBlueprint:
         abp_tags=[Tag(name=name, description=description)],
         abp_security=[{"key": []}],
     )
+
+
+def refuse_ignored_queries(app: Flask) -> None:
+    """Answer a request that is to change something with a 422 where its address has a query and the route reads none: who
+    asks for `?dry_run=true` must not get the real thing."""
+
+    @app.before_request
+    def _check() -> None:
+        if request.method in {"GET", "HEAD", "OPTIONS"} or request.endpoint is None:
+            return
+        reads = inspect.signature(app.view_functions[request.endpoint]).parameters
+        if request.args and "query" not in reads:
+            faults = tuple(
+                FieldFault(f"/{name}", "Unknown query parameter: this request has none.") for name in request.args
+            )
+            raise InvalidRequest(
+                "The address holds what this request does not read: " + ", ".join(request.args), *faults
+            )
 
 
 def answer(body: dict[str, Any], status: int = 200, **headers: str) -> Response:

@@ -56,6 +56,18 @@ def test_a_method_that_is_not_known_is_answered_with_those_that_are(app: OpenAPI
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/api/v1/jobs"), ("POST", "/api/v1/jobs/job_a/cancel"), ("DELETE", "/api/v1/jobs/job_a")],
+)
+def test_a_query_that_would_be_ignored_changes_nothing(app: OpenAPI, method: str, path: str) -> None:
+    answer = app.test_client().open(
+        f"{path}?dry_run=true", method=method, json={"task": "classification", "model": "echo"}
+    )
+    assert (answer.status_code, answer.get_json()["code"]) == (422, "invalid_request")
+    assert [fault["pointer"] for fault in answer.get_json()["errors"]] == ["/dry_run"]
+
+
+@pytest.mark.parametrize(
     ("body", "media_type", "status", "code", "said"),
     [
         (b'{"task": }', "application/json", 400, "invalid_json", "line 1, column 10"),
