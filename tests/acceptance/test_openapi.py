@@ -19,6 +19,7 @@ CHECKS += (
 )
 
 
+@pytest.mark.timeout(1_200)  # hundreds of requests: five minutes are too few where others share the machine
 def test_every_answer_is_one_that_the_document_describes(stack: Stack, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).parent / "schemathesis"), "run", f"{stack.url}/openapi.json", "--checks", CHECKS,
@@ -26,7 +27,9 @@ def test_every_answer_is_one_that_the_document_describes(stack: Stack, tmp_path:
         "--generation-deterministic", "--no-color", "--request-timeout", "90",
     ]  # fmt: skip
     environ = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=1_100, check=False
+    )
     assert ended.returncode == 0, ended.stdout[-8_000:] + ended.stderr[-2_000:]
     operations = sum(len(item) for item in stack.http.get("/openapi.json").json()["paths"].values())
     assert f"Tested: {operations}\n" in ended.stdout, ended.stdout
