@@ -20,7 +20,8 @@ from api.blueprint import answer
 from api.document import document
 from api.state import State, state
 from api.views import job_view
-from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable
+from corpora.disk import full
+from corpusmill.errors import BrokerFull, BrokerUnavailable, DatabaseUnavailable
 from corpusmill.settings import Settings
 from db import jobs as job_rows
 from db import overview
@@ -51,14 +52,14 @@ def healthz() -> dict[str, str]:
 
 
 def readyz() -> Response:
-    """Database and broker answer; 503 with the reason of each that does not."""
+    """Database and broker answer, and there is room on the disks; 503 with the reason of each that fails."""
     checks = _checks(state())
     ready = all(check == "ok" for check in checks.values())
     return answer({"status": "ready" if ready else "not ready", "checks": checks}, 200 if ready else 503)
 
 
 def _checks(here: State) -> dict[str, str]:
-    checks = {"database": "ok", "broker": "ok"}
+    checks = {"database": "ok", "broker": "ok", "disk": "ok"}
     try:
         if not usable(here.database):
             checks["database"] = "its tables are not those of this version: run `corpusmill db upgrade`"
@@ -69,7 +70,9 @@ def _checks(here: State) -> dict[str, str]:
         here.doorbell.ping()
     except BrokerUnavailable as error:
         log.warning("not ready", why=str(error))
-        checks["broker"] = "does not answer"
+        checks["broker"] = "cannot write to its disk" if isinstance(error, BrokerFull) else "does not answer"
+    if no_room := full(here.settings):
+        checks["disk"] = f"is full: {', '.join(no_room)}"
     return checks
 
 

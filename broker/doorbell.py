@@ -20,7 +20,7 @@ from kombu.exceptions import KombuError
 
 from broker.address import redis_client
 from broker.settings import celery_settings, message_limit, producer_transport
-from corpusmill.errors import BrokerUnavailable
+from corpusmill.errors import BrokerFull, BrokerUnavailable
 from corpusmill.messages import SHARD_MESSAGE, SHARD_QUEUE
 from corpusmill.settings import Settings
 
@@ -131,6 +131,10 @@ class Doorbell:
             yield
         except _FAULTS as error:
             cause = error.__cause__ or error
+            if isinstance(cause, redis.ResponseError) and str(cause).startswith("MISCONF"):
+                raise BrokerFull(
+                    f"The broker at {_shown(self._conf)} cannot write to its disk, and takes nothing until it can: {cause}"
+                ) from error
             raise BrokerUnavailable(f"The broker at {_shown(self._conf)} did not answer: {cause}") from error
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from broker.doorbell import Doorbell
 from cli.devices import ask_torch
 from cli.tables import mend, unusable
-from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, InvalidSettings
+from corpora.disk import full
+from corpusmill.errors import BrokerFull, BrokerUnavailable, DatabaseUnavailable, InvalidSettings
 from corpusmill.settings import Settings, refuse_open, settings_from
 
 _GIB = 1 << 30
@@ -77,7 +78,12 @@ def _data_directory(settings: Settings) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(there).free
     found = f"{path}{'' if path.exists() else ' (will be made)'}, {free / _GIB:.1f} GiB free."
-    if free < _GIB:
+    if no_room := full(settings):
+        yield Finding(
+            check="data directory", state="fault", found=f"No room on the disk of: {', '.join(no_room)} ({path}).",
+            mend="Free space; everything goes on from there by itself.",
+        )  # fmt: skip
+    elif free < _GIB:
         yield Finding(check="data directory", state="warning", found=found, mend="Free space, or use another disk.")
     else:
         yield Finding(check="data directory", state="ok", found=found)
@@ -127,11 +133,15 @@ def _database(settings: Settings) -> Iterator[Finding]:
 def _broker(settings: Settings) -> Iterator[Finding]:
     try:
         doorbell = Doorbell(settings)
+        doorbell.ping()
         policy = doorbell.policy()
         depth = doorbell.depth()
         doorbell.close()
     except InvalidSettings as error:
         yield Finding(check="broker", state="fault", found=str(error), mend="Correct CORPUSMILL_BROKER_URL.")
+        return
+    except BrokerFull as error:
+        yield Finding(check="broker", state="fault", found=str(error), mend="Free space there; it goes on by itself.")
         return
     except BrokerUnavailable as error:
         if settings.broker_url:

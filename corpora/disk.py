@@ -1,18 +1,23 @@
-"""What a full disk is called, whoever meets it.
+"""What a full disk is called, whoever meets it, and which disk is full.
 
-Knows error numbers. Must not know what was being written.
+Knows error numbers and free space. Must not know what was being written.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from corpusmill.errors import StorageFull
+from corpusmill.settings import Settings
 
 #: No space, a user's quota, and a process's limit on the size of a file.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Bytes below which a disk counts as full: a shard's results, or the next piece of an upload, may not fit any more.
+LEAST_ROOM = 4 << 20
 
 
 @contextmanager
@@ -27,3 +32,20 @@ def full_disk_refused() -> Iterator[None]:
             "The disk holding the data directory is full. Delete corpora or jobs that are no longer needed, "
             "or give it more room, and send the file again."
         ) from error
+
+
+def written_to(settings: Settings) -> Mapping[str, Path]:
+    """The directories that this service writes to, each of which may be a disk of its own, by what they hold."""
+    places = {"data directory": settings.data_dir}
+    places |= {name: settings.data_dir / name for name in ("uploads", "corpora")}
+    if settings.database.startswith("sqlite:///"):
+        places["database"] = Path(settings.database.removeprefix("sqlite:///")).parent
+    return places
+
+
+def full(settings: Settings) -> list[str]:
+    """Which of them lie on a disk with less than LEAST_ROOM bytes left for us."""
+    return [
+        name for name, path in written_to(settings).items()
+        if path.is_dir() and shutil.disk_usage(path).free < LEAST_ROOM
+    ]  # fmt: skip

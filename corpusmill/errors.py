@@ -138,3 +138,7 @@ class BrokerUnavailable(CorpusmillError):
     """The broker did not answer; what was to be queued is in the database, and the sweeper queues it later."""
 
     code = "broker_unavailable"
+
+
+class BrokerFull(BrokerUnavailable):
+    """The broker answers, and takes nothing: it cannot write to its disk."""

@@ -44,6 +44,9 @@ __all__ = [
 
 T = TypeVar("T")
 _WRITES = "corpusmill_writes"
+#: PostgreSQL ends a writing transaction of which it hears nothing for so long. A program that was cut off from it in the
+#: middle of one would otherwise keep its rows locked, and everybody waiting, for as long as the network is down.
+_IDLE_MILLISECONDS = 20_000
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 — written like the SQL function that it is
@@ -79,7 +82,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
         raise InvalidSettings(
             "CORPUSMILL_DATABASE_URL names PostgreSQL, and its driver is not installed: pip install 'corpusmill[postgres]'."
         )
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         url, pool_pre_ping=True, pool_size=pool_size, max_overflow=20,
         connect_args={
             "connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
@@ -87,6 +90,8 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
             "tcp_user_timeout": 30_000,
         },
     )  # fmt: skip
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -109,6 +114,11 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get(_WRITES, False):
+        connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MILLISECONDS:d}")
 
 
 @contextmanager
@@ -137,6 +147,10 @@ def translated() -> Iterator[None]:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         raise DatabaseUnavailable(f"The database did not answer: {type(error).__name__}.") from error
+    except exc.InternalError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseUnavailable("The database ended a transaction that had stood still.") from error
     except exc.DataError as error:
         raise InvalidRequest(
             "The request holds what cannot be stored: a NUL, half a surrogate pair, NaN or an infinity."

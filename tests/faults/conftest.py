@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -74,6 +75,7 @@ def rigs(request: pytest.FixtureRequest) -> Iterator[dict[str, Rig]]:
     yield found
     for rig in found.values():
         rig.scrap()
+        shutil.rmtree(rig.folder, ignore_errors=True)
 
 
 @pytest.fixture(params=DATABASES)
@@ -102,7 +104,9 @@ def rig(kind: str, rigs: dict[str, Rig], request: pytest.FixtureRequest) -> Iter
     """The shared rig of a database, healed: two workers, API, sweeper and broker run. One on which a test failed is not
     used again."""
     for other in [name for name in rigs if name != kind]:
-        rigs.pop(other).scrap()
+        scrapped = rigs.pop(other)
+        scrapped.scrap()
+        shutil.rmtree(scrapped.folder, ignore_errors=True)
     if kind not in rigs:
         folder = Path(tempfile.mkdtemp(prefix="rig-"))
         rigs[kind] = Rig(folder, _database(kind, folder, request))
@@ -115,7 +119,7 @@ def rig(kind: str, rigs: dict[str, Rig], request: pytest.FixtureRequest) -> Iter
         sound = not request.node.stash.get(_FAILED, False)
     finally:
         if not sound:
-            rigs.pop(kind).scrap()
+            rigs.pop(kind).scrap()  # its folder stays, with the logs
 
 
 @pytest.fixture

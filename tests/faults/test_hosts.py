@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +39,8 @@ def sites() -> Iterator[list[Rig]]:
             rig.scrap()
             assert isinstance(rig.database, FarPostgresql)
             rig.database.end()
+            for folder in (rig.folder, rig.database.folder):
+                shutil.rmtree(folder, ignore_errors=True)
         if network:
             network.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -140,6 +141,20 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
+def says_that_it_is_full(rig: Rig, what: str, check: str = "disk") -> None:
+    """`/readyz` and the doctor say which disk is full, and are content again once it is not."""
+    response = rig.http.get("/readyz", timeout=30)
+    assert response.status_code == 503
+    assert what in response.json()["checks"][check], response.text
+    assert doctor(rig).returncode == 1
+    assert "disk" in doctor(rig).stdout
+
+
+def doctor(rig: Rig) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", "doctor"]
+    return subprocess.run(command, cwd=ROOT, env=rig.environ(), capture_output=True, text=True, check=False)
+
+
 @pytest.mark.fault("F23")
 def test_a_full_disk_under_the_database_stops_the_job_until_there_is_room(
     make_rig: Make, kind: str, corpus: Documents, measured: Measured
@@ -147,7 +162,7 @@ def test_a_full_disk_under_the_database_stops_the_job_until_there_is_room(
     if kind == "postgresql":
         pytest.skip("the server's own business: it ends itself, and F20 is what we see of it")
     rig = make_rig()
-    with small_disk(rig.database_folder, 16):
+    with small_disk(rig.database_folder, 32):
         try:
             rig.up()
             few = documents(1_000, "disk ")
@@ -162,12 +177,14 @@ def test_a_full_disk_under_the_database_stops_the_job_until_there_is_room(
                 "disk is full",
             )
             before = rig.done(job_id)
+            says_that_it_is_full(rig, "database")
             ballast.unlink()
             measured.recoveries.append(rig.recovery(job_id, []))
             assert rig.done(job_id) >= before
             rig.await_ended(job_id)
             rig.verify(job_id, few)
             assert rig.database.query("PRAGMA integrity_check")[0][0] == "ok"
+            assert rig.answers(), "ready again"
         finally:
             rig.scrap()
 
@@ -177,12 +194,11 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
     make_rig: Make, kind: str, corpus: Documents, measured: Measured
 ) -> None:
     rig = make_rig(workers=1)
-    with small_disk(rig.data_dir / "uploads", 1), small_disk(rig.broker.folder, 4):
+    with small_disk(rig.data_dir / "uploads", 8), small_disk(rig.broker.folder, 8):
         try:
             rig.up()
             rig.baseline(corpus)
-            body = jsonl(documents(20_000))
-            assert len(body) > 1 << 20
+            body = jsonl([{"id": "long", "text": "x" * 9_000_000}])
             headers = {"Content-Type": "application/x-ndjson"}
             refused = rig.http.post("/api/v1/corpora", content=body, headers=headers)
             assert refused.status_code == 507, refused.text
@@ -192,9 +208,15 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
             ballast = fill(rig.broker.folder)
             other = rig.submit(corpus)
             rig.await_done(job_id, 0.4)
+            until(lambda: not rig.broker.answers(), BOUND, "Valkey has found out")
+            says_that_it_is_full(rig, "cannot write to its disk", "broker")
             ballast.unlink()
             started = time.monotonic()
-            until(rig.broker.answers, BOUND, "Valkey answers")
+            until(rig.answers, BOUND, "Valkey answers, and the API says so")
+            ballast = fill(rig.data_dir / "uploads")
+            says_that_it_is_full(rig, "uploads")
+            ballast.unlink()
+            assert rig.answers()
             rig.start("worker-0")
             rig.await_ended(job_id)
             rig.await_ended(other)

@@ -44,7 +44,7 @@ def kill_holder(held: list[Any]) -> None:
 @pytest.mark.fault("F1")
 def test_a_worker_killed_in_mid_shard_loses_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=2)
+        job_id = rig.submit(corpus, delay_ms=6)
         rig.await_done(job_id, 0.2)
         held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
         rig.kill("worker-0")
@@ -135,7 +135,7 @@ def test_a_worker_that_was_given_up_and_comes_back_writes_nothing(
     rig: Rig, corpus: Documents, measured: Measured
 ) -> None:
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=3)
+        job_id = rig.submit(corpus, delay_ms=8)
         held = hold_frozen(rig, job_id)
         measured.recoveries.append(rig.recovery(job_id, held))
         until(lambda: ended(rig, job_id, held), BOUND, "others have ended its shards")
@@ -196,7 +196,7 @@ def test_a_document_that_crashes_its_worker_is_found_and_fails_alone(
 @pytest.mark.fault("F3")
 def test_a_child_killed_alone_is_replaced_by_its_parent(rig: Rig, corpus: Documents, measured: Measured) -> None:
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=2)
+        job_id = rig.submit(corpus, delay_ms=6)
         rig.await_done(job_id, 0.2)
         held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
         kill_holder(held)

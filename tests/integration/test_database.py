@@ -12,13 +12,13 @@ import sqlalchemy
 from alembic import command
 from sqlalchemy.exc import OperationalError
 
-from corpusmill.errors import Conflict, LeaseLost, NotFound
+from corpusmill.errors import Conflict, DatabaseUnavailable, LeaseLost, NotFound
 from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
 from db import corpora, jobs, results, shards
-from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact
+from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
 ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
@@ -141,6 +141,27 @@ def test_tables_are_upgraded_while_others_write(database_url: str) -> None:
     assert wrote
     assert at_head(other)
     other.dispose()
+
+
+def test_whoever_stands_still_in_a_transaction_keeps_its_rows_from_nobody(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("a process that is stopped with SQLite's lock has it until it ends")
+    job = a_job(database)
+    monkeypatch.setattr("db.engine._IDLE_MILLISECONDS", 100)
+    touch = sqlalchemy.text("UPDATE jobs SET priority = priority WHERE key = :key").bindparams(key=job.key)
+
+    def stand_still() -> None:
+        with writing(database) as connection:
+            connection.execute(touch)
+            with writing(database) as other:
+                other.execute(touch)
+            connection.execute(touch)
+
+    with pytest.raises(DatabaseUnavailable):
+        stand_still()
+    assert the_job(database).status is Status.QUEUED
 
 
 def test_the_database_clock_counts_seconds_since_1970(database: Engine) -> None:
