@@ -27,8 +27,9 @@ from .processes import ROOT, Process, python, until
 from .valkey import Valkey
 
 ENDED = ("completed", "completed_with_errors", "failed", "cancelled")
+#: A lease is long enough for a worker that lives to renew it on a machine that others keep busy.
 SETTINGS = {
-    "lease_seconds": "3", "sweep_seconds": "0.5", "shard_documents": "50", "device": "cpu", "threads": "1",
+    "lease_seconds": "5", "sweep_seconds": "0.5", "shard_documents": "50", "device": "cpu", "threads": "1",
     "log_format": "json",
 }  # fmt: skip
 #: The operator's key and the broker's password, where hosts of their own need them.

@@ -142,7 +142,7 @@ Each fault is injected into the real processes (gunicorn, Celery workers, sweepe
 moment that the database shows, while a job of the echo model is under way. Whatever the fault, one oracle judges: exactly
 one result for each document; SHA-256 over (position, output) as computed from the texts alone; metrics equal to those of
 an undisturbed run, but for those of speed; the job ended, no shard held, no temporary file, the queue drained; no answer of
-the API above 499 but 503; recovery within a minute. Leases are 3 seconds and sweeps half a second apart, so that faults
+the API above 499 but 503; recovery within a minute. Leases last 5 seconds and sweeps are half a second apart, so that faults
 take seconds; with the defaults (30 and 5) a dead worker's shards run again after up to 35 seconds.
 
 {score} faults passed ({passed} of {runs} runs). *Recovery* is the median of seconds from the end of the fault (or from the

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.timeout(150)
 
 @pytest.mark.fault("F42")
 def test_a_cancelled_job_stops_and_stays_cancelled(rig: Rig, corpus: Documents, measured: Measured) -> None:
-    job_id = rig.submit(corpus, delay_ms=4)
-    rig.await_done(job_id, 0.2)
+    job_id = rig.submit(corpus, delay_ms=12)
+    rig.await_done(job_id, 0.1)
     held = rig.await_running(job_id)
     assert rig.request("POST", f"/jobs/{job_id}/cancel").status_code == 202
     # One of those who run it dies before it hears of the cancellation, or while it does.

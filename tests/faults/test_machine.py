@@ -94,8 +94,8 @@ def test_everything_killed_at_once_goes_on_unattended_when_started(
     rig: Rig, corpus: Documents, measured: Measured
 ) -> None:
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=2)
-        rig.await_done(job_id, 0.3)
+        job_id = rig.submit(corpus, delay_ms=6)
+        rig.await_done(job_id, 0.2)
         held = rig.await_running(job_id)
         rig.kill(*rig.names())
         rig.broker.process.kill()

@@ -109,7 +109,7 @@ def test_a_worker_cut_off_from_the_database_for_longer_than_its_lease_writes_not
         rig.ready()
 
         def act() -> str:
-            job_id = rig.submit(corpus, delay_ms=5)
+            job_id = rig.submit(corpus, delay_ms=10)
             mine = until(
                 lambda: [one for one in rig.running(job_id) if holder(rig, one.owner)], what="it holds a shard"
             )

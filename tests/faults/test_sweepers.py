@@ -9,14 +9,14 @@ import pytest
 from .conftest import Measured
 from .oracle import Documents
 from .processes import until
-from .rig import Rig
+from .rig import SETTINGS, Rig
 from .test_broker import empty_under_idle_workers
 from .test_workers import lose_a_message
 
 pytestmark = pytest.mark.timeout(150)
 
-#: Seconds without a sweeper after which a loss counts as seen: three leases and sweeps of these settings.
-_UNRECOVERED = 3 * (3.0 + 0.5)
+#: Seconds without a sweeper after which a loss counts as seen: two leases and sweeps.
+_UNRECOVERED = 2 * (float(SETTINGS["lease_seconds"]) + float(SETTINGS["sweep_seconds"]))
 
 
 @pytest.mark.fault("negative control F2")
@@ -56,7 +56,7 @@ def test_three_sweepers_do_everything_once(rig: Rig, corpus: Documents, measured
     rig.start("sweep-2")
 
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=2)
+        job_id = rig.submit(corpus, delay_ms=5)
         rig.await_done(job_id, 0.2)
         held = rig.await_running(job_id)
         rig.kill("worker-0", "worker-1")
@@ -80,7 +80,7 @@ def test_where_one_sweeper_dies_for_good_another_goes_on(rig: Rig, corpus: Docum
     rig.start("sweep-1")
 
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=2)
+        job_id = rig.submit(corpus, delay_ms=5)
         rig.await_done(job_id, 0.2)
         held = rig.await_running(job_id)
         rig.kill("sweep-0", "worker-0", "worker-1")

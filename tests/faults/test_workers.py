@@ -281,7 +281,7 @@ def test_a_rolling_deploy_consumes_no_attempt(rig: Rig, corpus: Documents, measu
 @pytest.mark.fault("F8")
 def test_impatient_signals_lose_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=4)
+        job_id = rig.submit(corpus, delay_ms=8)
         rig.await_done(job_id, 0.2)
         held = rig.await_running(job_id)
         first, second = (rig.processes[name] for name in rig.worker_names())
