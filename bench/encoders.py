@@ -73,11 +73,13 @@ class _Classifier:
         timed = alternate(variants, rounds, between=lambda: peaks.append(matrix_peak()))
         peak = sorted(peaks)[len(peaks) // 2]
         lengths = self._pipeline.lengths(texts.texts)
-        operations = encoder_operations(self._pipeline.model.config, lengths)
+        operations = partial(encoder_operations, self._pipeline.model.config, lengths)
+        reading = {OURS: self._ours, INT8: self._int8}
         reference = next(one.output for one in timed if one.name == SINGLE)
         rows = []
         for one in timed:
-            facts = {"tokens": float(sum(lengths)), "share_of_peak": operations / one.cpu_seconds / peak}
+            asked = operations(one_read=reads_one(reading.get(one.name)))
+            facts = {"tokens": float(sum(lengths)), "share_of_peak": asked / one.cpu_seconds / peak}
             if one.name.startswith("pipeline"):
                 facts["padding_share"] = padding_share(lengths, int(one.name.split("=")[1][:-1]))
             exact = one.name not in {INT8, CT2_INT8}
@@ -85,7 +87,7 @@ class _Classifier:
         skipped = self._skipped if others else []
         return Group(
             key=key, title=f"{self._kind}, {texts.name}", corpus=described(texts, lengths), reference=SINGLE,
-            rows=[*rows, *skipped], facts={"peak": peak, "operations": operations},
+            rows=[*rows, *skipped], facts={"peak": peak, "operations": operations()},
             notes=[f"our engine ran as {_engine_of(self._ours.runtime)}"],
         )  # fmt: skip
 
@@ -125,6 +127,11 @@ class _Classifier:
                 self._others[name] = made
 
 
+def reads_one(engine: OurEngine | None) -> bool:
+    """Whether an engine runs its last layer for one token of each text, where a plain model runs it for all."""
+    return engine is not None and str(engine.runtime.get("last_layer", "")).startswith("one token")
+
+
 def labelled(engine: OurEngine, texts: tuple[str, ...], first: int = 0) -> Answers:
     """Our engine's labels with its own count of padding."""
     ran = engine.run(texts, first)
@@ -140,7 +147,8 @@ def _warm(variants: list[Variant[Answers]]) -> None:
 
 
 def _engine_of(runtime: Mapping[str, Any]) -> str:
-    return ", ".join(str(runtime[name]) for name in ("engine", "attention", "dtype") if runtime.get(name))
+    told = ", ".join(str(runtime[name]) for name in ("engine", "attention", "dtype") if runtime.get(name))
+    return f"{told}, its last layer for {runtime['last_layer']}" if "last_layer" in runtime else told
 
 
 def described(texts: corpora.Texts, lengths: list[int]) -> str:

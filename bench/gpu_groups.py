@@ -18,7 +18,7 @@ import torch
 from bench import corpora, ctranslate
 from bench.answers import Agreement, Answers, agreement_of_scores, agreement_of_texts
 from bench.decoding import outputs_described, words_in, written
-from bench.encoders import AS_PIPELINE, STANDARD, described, labelled
+from bench.encoders import AS_PIPELINE, STANDARD, described, labelled, reads_one
 from bench.models import TRANSLATORS, make_classifier, make_translator
 from bench.names import COMPILED, CT2, CT2_HALF, OURS, generate_in, pipeline_of
 from bench.ours import OurEngine
@@ -84,6 +84,7 @@ class GpuBench:
         )
         if compiled is not None:
             variants.append(Variant(COMPILED, partial(labelled, compiled, texts.texts)))
+        reading = {OURS: engine, COMPILED: compiled}
         peaks: list[float] = []
         lengths = plain.lengths(texts.texts)
         rows, notes = [], [f"our engine ran as {engine.runtime.get('engine')}, {engine.runtime.get('attention')}"]
@@ -92,7 +93,8 @@ class GpuBench:
             facts = {"tokens": float(sum(lengths[:count]))}
             if one.name == name:
                 facts["padding_share"] = padding_share(lengths[:count], 32)
-            operations = encoder_operations(plain.model.config, lengths[:count])
+            one_read = reads_one(reading.get(one.name))
+            operations = encoder_operations(plain.model.config, lengths[:count], one_read=one_read)
             facts["share_of_peak"] = operations / one.wall_seconds / sorted(peaks)[len(peaks) // 2]
             if "model_seconds" in one.output.facts:
                 alone = operations / one.output.facts["model_seconds"] / sorted(peaks)[len(peaks) // 2]

@@ -127,6 +127,15 @@ def test_an_encoders_operations_are_those_of_its_linear_layers_and_of_attention(
     assert encoder_operations(config, [3]) == 2 * (2 * (4 * 16 + 2 * 32) * 3 + 4 * 4 * 9)
 
 
+def test_what_a_last_layer_leaves_out_is_not_counted() -> None:
+    """Keys and values of all tokens; the rest, and attention to them, for one token of each text."""
+    config = SimpleNamespace(hidden_size=4, intermediate_size=8, num_hidden_layers=2)
+    first = 2 * (4 * 16 + 2 * 32) * 3 + 4 * 4 * 9
+    last = 2 * (2 * 16) * 3 + 2 * (2 * 16 + 2 * 32) + 4 * 4 * 3
+    assert encoder_operations(config, [3], one_read=True) == first + last
+    assert encoder_operations(config, [1], one_read=True) == encoder_operations(config, [1])
+
+
 def test_batches_by_length_keep_their_budget_and_every_text() -> None:
     lengths = [5, 1, 9, 30, 2, 2]
     batches = list(by_length(lengths, 10))
