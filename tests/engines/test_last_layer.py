@@ -23,7 +23,7 @@ from worker.engines.budget import Budget
 from worker.engines.classification import ClassificationEngine
 from worker.engines.int8 import quantize_linears
 from worker.models import last_layer
-from worker.models.attention import Keys, layout_of
+from worker.models.layouts import Keys, layout_of
 from worker.models.loading import load_model
 from worker.models.packing import Packing
 
@@ -178,7 +178,7 @@ def test_a_last_layer_that_reads_the_wrong_token_is_found(tiny: Tiny, monkeypatc
 
 
 def test_keys_of_another_text_are_found(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = tiny("bert")
+    plain = tiny("gpt2")
     right = last_layer._reading
 
     def turned(layout: Any, keys: Any, device: torch.device) -> Any:
@@ -192,11 +192,52 @@ def test_keys_of_another_text_are_found(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         assert same(result, plain.logits(text).softmax(-1))
 
 
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "albert"])
+def test_where_keys_and_values_are_plain_products_they_are_made_of_the_tokens_read_alone(
+    loaded: Callable[[str], tuple[Plain, ClassificationEngine]], kind: str
+) -> None:
+    _, engine = loaded(kind)
+    engine._budget = Budget(Device(kind="cpu", batch_tokens=400), packs=True)
+    model: Any = engine._forward._model  # type: ignore[attr-defined]
+    made: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda _, args, output: made.append(output.numel() // output.shape[-1]))
+        for name, module in model.base_model.named_modules() if name.endswith((".key", ".k_lin"))
+    ]  # fmt: skip
+    try:
+        classify(
+            engine, ClassificationParams(top_k=100, long_documents="split", multi_label=False), documents_of(MIXED)
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert len(made) == 2
+    assert made[0] > made[1] == len(MIXED)
+
+
+def test_where_keys_are_no_plain_products_it_is_found_and_they_are_made(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where positions rotate them between the product and the attention."""
+    usual = last_layer.LastLayer._keys_made
+
+    def shifted(self: Any, states: torch.Tensor) -> torch.Tensor:
+        return usual(self, states.roll(1, dims=-1) if self._taking else states)
+
+    monkeypatch.setattr(last_layer.LastLayer, "_keys_made", shifted)
+    plain = tiny("bert")
+    engine, params = engine_of(plain.path)
+    assert engine.runtime["last_layer"] == ONE
+    assert engine._forward._packing.last_layer._weights is None  # type: ignore[attr-defined]
+    for text, result in zip(MIXED, classify(engine, params, documents_of(MIXED)), strict=True):
+        assert same(result, plain.logits(text).softmax(-1))
+
+
 def test_a_layer_that_cannot_be_left_at_its_attention_stays_whole(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     def stubborn(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("the last layer came to its end without attention")
 
-    monkeypatch.setattr(last_layer.LastLayer, "_keys", stubborn)
+    monkeypatch.setattr(last_layer.LastLayer, "_left", stubborn)
     plain = tiny("distilbert")
     engine, params = engine_of(plain.path)
     assert "RuntimeError: the last layer came to its end" in engine.runtime["last_layer"]

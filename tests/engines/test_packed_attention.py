@@ -13,19 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker.models import attention
-from worker.models.attention import (
-    SDPA,
-    VARLEN,
-    Keys,
-    KeysOnly,
-    Layout,
-    Reading,
-    attention_for,
-    layout_of,
-    runs_of,
-    sdpa_attention,
-    varlen_attention,
-)
+from worker.models.attention import SDPA, VARLEN, attention_for, sdpa_attention, varlen_attention
+from worker.models.layouts import Associated, Keys, KeysOnly, Layout, Reading, layout_of, runs_of
 
 HEADS, WIDTH = 4, 8
 ENCODER, DECODER = SimpleNamespace(is_causal=False), SimpleNamespace(is_causal=True)
@@ -151,6 +140,35 @@ def test_a_single_query_of_each_document_sees_the_whole_of_it(lengths: list[int]
         k, v = (part[0, :, start:stop].repeat_interleave(groups, dim=0) for part in (key, value))
         weights = (query[0, :, number, None] @ k.transpose(1, 2) * 0.3).softmax(-1)
         assert (found[0, number] - (weights @ v)[:, 0]).abs().max() < 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(LENGTHS, st.booleans())
+def test_a_single_query_needs_no_keys_and_values_where_their_weights_are_known(
+    lengths: list[int], biased: bool
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    inputs = 20
+    states = torch.randn(1, sum(lengths), inputs, generator=draw)
+    key, value = (torch.randn(HEADS * WIDTH, inputs, generator=draw) for _ in range(2))
+    shifts = torch.randn(2, HEADS * WIDTH, generator=draw) if biased else torch.zeros(2, HEADS * WIDTH)
+    query, unseen = drawn(len(lengths), 0), drawn(len(lengths), 3)
+    layout = laid_out(lengths)
+    asked = Associated(states=states, key=key, value=value, bias=shifts[1] if biased else None, layout=layout)
+    made = [
+        (states @ weight.t() + shift).view(1, -1, HEADS, WIDTH).transpose(1, 2)
+        for weight, shift in zip((key, value), shifts, strict=True)
+    ]
+    module: Any = ENCODER
+    expected, _ = sdpa_attention(
+        module, query, unseen, unseen, scaling=0.1, packed_layout=Reading(key=made[0], value=made[1], layout=layout)
+    )
+    found, _ = sdpa_attention(module, query, unseen, unseen, scaling=0.1, packed_layout=asked)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 2e-5
+    for unfit in ({"is_causal": True}, {"sliding_window": 4}):
+        with pytest.raises(ValueError, match="needs its keys"):
+            sdpa_attention(module, query, unseen, unseen, packed_layout=asked, **unfit)
 
 
 def test_the_variable_length_kernel_is_given_one_query_of_each_document(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,16 +78,20 @@ def why_not_pruned(packing: Packing, packed: Call, probes: Probes, alone: Alone,
     """Have a started packing run its last layer for the tokens alone that the model's head reads, and try it. Where it
     fails, every token goes through all layers as before, and the reason comes back as a sentence."""
     last = packing.last_layer
-    try:
-        with last.watched():
-            packed(probes.rows, probes.all)
-        last.start()
-        why = _pruned_difference(packing, packed, probes, alone, dtype)
-    except MODEL_ERRORS as error:
-        if is_device_lost(error):
-            raise
-        why = f"The last layer cannot be run for some tokens alone: {type(error).__name__}: {first_line(error)}"
-    if why is not None:
+    why: str | None = None
+    for associated in (True, False):
+        try:
+            if associated:
+                with last.watched():
+                    packed(probes.rows, probes.all)
+            last.start(associated=associated)
+            why = _pruned_difference(packing, packed, probes, alone, dtype)
+        except MODEL_ERRORS as error:
+            if is_device_lost(error):
+                raise
+            why = f"The last layer cannot be run for some tokens alone: {type(error).__name__}: {first_line(error)}"
+        if why is None:
+            return None
         last.stop()
     return why
 

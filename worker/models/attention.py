@@ -9,14 +9,11 @@ for an attention that has no mask function of its own, and a padded batch would 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from worker.models.transfer import placed
+from worker.models.layouts import Asked, Associated, Keys, KeysOnly, Layout, Reading
 
 #: Names under which the attention is registered; a job's record shows the one that its model used.
 SDPA, VARLEN = "packed_sdpa", "packed_varlen"
@@ -25,75 +22,6 @@ _FOREIGN = ("position_bias", "softcap", "s_aux")
 #: Queries of a document whose local attention is computed together.
 _BLOCK = 128
 _HALF = frozenset({torch.float16, torch.bfloat16})
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Layout:
-    """Where the documents of a pack stand.
-
-    `runs` are neighbours of equal length: (first token, documents, tokens of each). `bounds` (documents + 1,), int32 on
-    the device, is where each document begins, and the end. `lasts` (documents,) says where the last token stands that is
-    no padding to the model, where that is known. `masks` holds windows already drawn, for the next layer.
-    """
-
-    runs: tuple[tuple[int, int, int], ...]
-    bounds: torch.Tensor
-    longest: int
-    lasts: npt.NDArray[np.int64] | None = None
-    masks: dict[tuple[int, int, int, int, bool], torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each document (documents,)."""
-        return np.repeat([length for _, _, length in self.runs], [count for _, count, _ in self.runs])
-
-    @property
-    def ordinals(self) -> torch.Tensor:
-        """Bounds (documents + 1,) where each document has one token."""
-        return torch.arange(len(self.bounds), dtype=self.bounds.dtype, device=self.bounds.device)
-
-
-class KeysOnly:
-    """In the place of a layout: a layer is left where its attention would begin, by raising `Keys`."""
-
-
-class Keys(Exception):
-    """Raised where nothing is wrong: keys and values (1, heads, tokens, width) of a layer, and how its attention looks at
-    them; `window` 0 is none."""
-
-    def __init__(self, key: torch.Tensor, value: torch.Tensor, *, causal: bool, window: int) -> None:
-        super().__init__()
-        self.key, self.value, self.causal, self.window = key, value, causal, window
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """In the place of a layout: one query of each document, which sees all of the document's keys and values here,
-    (1, heads, tokens, width); those that the layer makes of its own few tokens are not looked at."""
-
-    key: torch.Tensor
-    value: torch.Tensor
-    layout: Layout
-
-
-#: What stands in a model's call for how its documents lie.
-Asked = Layout | Reading | KeysOnly | None
-
-
-def layout_of(
-    lengths: npt.NDArray[np.int64], device: torch.device, lasts: npt.NDArray[np.int64] | None = None
-) -> Layout:
-    """Documents of these lengths (documents,) end to end."""
-    bounds = placed(np.concatenate([[0], np.cumsum(lengths)]), device)
-    return Layout(runs=runs_of(lengths), bounds=bounds.int(), longest=int(lengths.max()), lasts=lasts)
-
-
-def runs_of(lengths: npt.NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
-    """Runs of equal neighbours of lengths (documents,): (first token, documents, tokens of each)."""
-    heads = np.flatnonzero(np.diff(lengths, prepend=-1))
-    counts = np.diff(heads, append=len(lengths))
-    starts = np.cumsum(lengths)[heads] - lengths[heads]
-    return tuple(zip(starts.tolist(), counts.tolist(), lengths[heads].tolist(), strict=True))
 
 
 def attention_for(device: torch.device, dtype: torch.dtype) -> str:
@@ -123,6 +51,10 @@ def sdpa_attention(
     and Keys where a layer is asked for those alone."""
     _check(packed_layout, attention_mask, others)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if isinstance(packed_layout, Associated):
+        if causal or sliding_window:
+            raise ValueError("a query that does not see the whole of its document needs its keys")
+        return _associated(query, packed_layout, query.shape[-1] ** -0.5 if scaling is None else scaling), None
     key, value, layout, single = _asked(packed_layout, key, value, causal=causal, window=sliding_window or 0)
     heads, queries = query.shape[1:3]
     if key.shape[1] != heads:
@@ -198,8 +130,31 @@ def _asked(
         raise Keys(key, value, causal=causal, window=window)
     if isinstance(asked, Reading):
         return asked.key, asked.value, asked.layout, True
-    assert asked is not None  # _check has refused it
+    if not isinstance(asked, Layout):
+        raise ValueError(f"attention within packs does not know {type(asked).__name__}")
     return key, value, asked, False
+
+
+def _associated(query: torch.Tensor, asked: Associated, scaling: float) -> torch.Tensor:
+    """Attention (1, documents, heads, width) of one query (1, heads, documents, width) of each document.
+
+    (x K) q = x (K q), and p (x V) = (p x) V: with one query of a document it takes fewer products to bring the query to
+    the states, and their mean to the values, than every state to a key and a value. What a bias adds to the keys is the
+    same for all of them and changes nothing; what it adds to the values comes through the mean as it is.
+    """
+    heads, documents, width = query.shape[1:]
+    seeking = torch.bmm(query[0] * scaling, asked.key.view(heads, width, -1)).transpose(0, 1)
+    means = torch.empty_like(seeking)
+    document = 0
+    for start, count, length in asked.layout.runs:
+        states = asked.states[0, start : start + count * length].view(count, length, -1)
+        rows = slice(document, document + count)
+        weights = torch.bmm(seeking[rows], states.transpose(1, 2)).softmax(-1)
+        torch.bmm(weights, states, out=means[rows])
+        document += count
+    mixed = torch.bmm(means.transpose(0, 1), asked.value.view(heads, width, -1).transpose(1, 2)).transpose(0, 1)
+    mixed = mixed if asked.bias is None else mixed + asked.bias.view(heads, width)
+    return mixed.reshape(1, documents, heads, width)
 
 
 def _local(

@@ -7,7 +7,9 @@ whatever is made of it is no number either.
 A classifier's head reads the first token of each text (BERT and its kin) or the last one (decoders). Of the other tokens
 the last layer then needs keys and values and nothing else: with a feed-forward four times as wide as the states, two of
 its twelve parts. The layer's own code runs twice. Over all tokens it is left where attention would begin, with the keys
-and values; over the tokens that are read it goes to its end, and its attention is given those.
+and values; over the tokens that are read it goes to its end, and its attention is given those. Where keys and values are
+plain products of one tensor, in float32 on a CPU, it is left with that tensor, and they are never made either
+(`Associated`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from worker.models.attention import Keys, KeysOnly, Layout, Reading, layout_of
+from worker.models.layouts import Associated, Keys, KeysOnly, Layout, Reading, layout_of
+from worker.models.onednn import LaidOut
 from worker.models.rows import Indices
 from worker.models.transfer import placed
 
-#: What attention modules call the layer that makes their queries, where it makes nothing else.
-_QUERIES = ("query", "q_lin", "q_proj")
+#: What attention modules call the layers that make their queries, keys and values, where each makes nothing else.
+_PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+
+
+class _Inputs(Exception):
+    """Raised where nothing is wrong: what a layer makes its keys of (1, tokens, inputs)."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        super().__init__()
+        self.states = states
 
 
 class LastLayer:
@@ -39,6 +50,8 @@ class LastLayer:
         self._seen: Layout | None = None
         self._called = 0
         self._query: Any = None
+        self._key: Any = None
+        self._weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None = None
         self._taking = False
 
     @contextmanager
@@ -57,22 +70,36 @@ class LastLayer:
             self._layer = entered[-1]
             self._calls = sum(module is self._layer for module in entered)
 
-    def start(self) -> None:
-        """Prune from now on. Raises ValueError where no layer was seen."""
+    def start(self, *, associated: bool = False) -> None:
+        """Prune from now on; with `associated`, without keys and values. Raises ValueError where that cannot be."""
         if self._layer is None:
             raise ValueError("the encoder has no stack of layers")
-        queries = [module for module in self._layer.modules() for name in _QUERIES if hasattr(module, name)]
-        if len(queries) == 1:
-            self._query = next(getattr(queries[0], name) for name in _QUERIES if hasattr(queries[0], name))
-            self._query.forward = self._queries
+        self._query, self._key, value = self._projections()
+        if associated:
+            weights = [_weight_of(layer) for layer in (self._key, value)]
+            if weights[0] is None or weights[1] is None or weights[0].shape != weights[1].shape:
+                raise ValueError("its keys and values are no plain products in float32 on a CPU")
+            self._weights = weights[0], weights[1], value.bias
+            self._key.forward = self._keys_made
+        if self._query is not None:
+            self._query.forward = self._queries_made
         self._layer.forward = self._forward
 
     def stop(self) -> None:
         """Give the layer back what it was."""
-        for module in (self._layer, self._query):
+        for module in (self._layer, self._query, self._key):
             if module is not None:
                 module.__dict__.pop("forward", None)
-        self._query = None
+        self._query = self._key = self._weights = None
+
+    def _projections(self) -> tuple[Any, Any, Any]:
+        """The layers that make queries, keys and values; None each where they are not told apart."""
+        found = [
+            tuple(getattr(module, name) for name in names)
+            for module in self._layer.modules() for names in _PROJECTIONS
+            if all(hasattr(module, name) for name in names)
+        ]  # fmt: skip
+        return found[0] if len(found) == 1 else (None, None, None)
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         layout = kwargs.get("packed_layout")
@@ -90,9 +117,15 @@ class LastLayer:
     def _pruned(self, layout: Layout, *args: Any, **kwargs: Any) -> torch.Tensor:
         """States (1, tokens, width), of which those that are read are numbers."""
         states = args[0] if args else kwargs["hidden_states"]
-        keys = self._keys(*args, **kwargs)
-        at = placed(_read_of(layout, causal=keys.causal), states.device)
-        reading = _reading(layout, keys, states.device)
+        left = self._left(*args, **kwargs)
+        at = placed(_read_of(layout, causal=isinstance(left, Keys) and left.causal), states.device)
+        reading: Reading | Associated
+        if isinstance(left, Keys):
+            reading = _reading(layout, left, states.device)
+        else:
+            assert self._weights is not None  # who asked for no keys has them
+            key, value, bias = self._weights
+            reading = Associated(states=left.states, key=key, value=value, bias=bias, layout=layout)
         picked = [_picked(value, at, states.shape[1]) for value in args]
         named = {name: _picked(value, at, states.shape[1]) for name, value in kwargs.items()}
         read: torch.Tensor = self._whole(*picked, **{**named, "packed_layout": reading})
@@ -100,23 +133,38 @@ class LastLayer:
         whole[:, at] = read
         return whole
 
-    def _keys(self, *args: Any, **kwargs: Any) -> Keys:
-        """Keys and values of all tokens. Raises RuntimeError where the layer has no attention within packs."""
+    def _left(self, *args: Any, **kwargs: Any) -> Keys | _Inputs:
+        """What the layer is left with before its attention, of all tokens. Raises RuntimeError where it has none within
+        packs."""
         self._taking = True
         try:
             self._whole(*args, **{**kwargs, "packed_layout": KeysOnly()})
-        except Keys as keys:
-            return keys.with_traceback(None)  # whose frames hold the layer's tensors
+        except (Keys, _Inputs) as left:
+            return left.with_traceback(None)  # whose frames hold the layer's tensors
         finally:
             self._taking = False
         raise RuntimeError("the last layer came to its end without attention")
 
-    def _queries(self, states: torch.Tensor) -> torch.Tensor:
-        """Queries (…, width) that nobody looks at while the keys are taken, else the layer's own."""
+    def _queries_made(self, states: torch.Tensor) -> torch.Tensor:
+        """Queries (…, width) that nobody looks at while the layer is to be left, else its own."""
         if self._taking:
             return states.new_zeros(1).expand(*states.shape[:-1], self._query.out_features)
         made: torch.Tensor = type(self._query).forward(self._query, states)
         return made
+
+    def _keys_made(self, states: torch.Tensor) -> torch.Tensor:
+        if self._taking:
+            raise _Inputs(states)
+        made: torch.Tensor = type(self._key).forward(self._key, states)
+        return made
+
+
+def _weight_of(layer: Any) -> torch.Tensor | None:
+    """A linear layer's weight (outputs, inputs), where it is float32 on a CPU; None for what may be another thing."""
+    if type(layer) not in {nn.Linear, LaidOut} or layer.weight.dtype is not torch.float32 or layer.weight.is_cuda:
+        return None
+    weight: torch.Tensor = layer.weight.to_dense() if type(layer) is LaidOut else layer.weight
+    return weight
 
 
 def _read_of(layout: Layout, *, causal: bool) -> Indices:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.models.attention import Layout, attention_for, layout_of
+from worker.models.attention import attention_for
 from worker.models.last_layer import LastLayer
+from worker.models.layouts import Layout, layout_of
 from worker.models.rows import Indices, Rows, refuse_unknown
 from worker.models.transfer import placed
 
