@@ -69,7 +69,9 @@ def test_single_texts_and_pairs_may_stand_in_one_shard(tiny: Callable[..., Plain
         assert same(result, plain.logits(document.text, document.text_pair).softmax(-1))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(budget=st.integers(1, 400), order=st.permutations(range(len(MIXED))))
 def test_neither_the_budget_nor_the_order_of_texts_changes_a_score(
     tiny: Callable[..., Plain], budget: int, order: list[int]

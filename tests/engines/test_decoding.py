@@ -131,7 +131,9 @@ def test_every_family_gives_what_generate_gives_alone(
     assert usage.busy_slot_steps == usage.slot_steps > 0
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     kind=st.sampled_from(["marian", "bart", "t5", "m2m100"]),
     batch_tokens=st.integers(20, 400),

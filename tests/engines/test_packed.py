@@ -68,7 +68,9 @@ def test_these_architectures_run_packed(
     assert "fallback" not in engine.runtime
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     model_type=st.sampled_from(PACKED), budget=st.integers(1, 500), seed=st.integers(0, 99),
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=10),

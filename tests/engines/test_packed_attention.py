@@ -39,7 +39,9 @@ def seen(length: int, causal: bool, window: int | None) -> torch.Tensor:
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     lengths=LENGTHS,
     causal=st.booleans(),
