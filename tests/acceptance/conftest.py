@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from .stack import Stack, started
+from .stack import PATIENCE, Stack, started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test here may take as long as its waits do."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(PATIENCE + 100))
 
 
 @pytest.fixture(scope="session")

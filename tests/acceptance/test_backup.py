@@ -91,7 +91,6 @@ def assert_exact(stack: Stack, job_id: str) -> None:
     assert [result["output"]["label"] for result in results] == LABELS
 
 
-@pytest.mark.timeout(300)
 def test_a_backup_made_in_the_middle_of_a_job_goes_on_elsewhere_and_ends_exactly(
     tmp_path: Path, databases: list[dict[str, str]]
 ) -> None:
@@ -127,7 +126,6 @@ def test_a_backup_made_in_the_middle_of_a_job_goes_on_elsewhere_and_ends_exactly
             assert stack.get(f"/corpora/{listed['id']}/documents", limit=1)["data"]
 
 
-@pytest.mark.timeout(300)
 def test_a_broker_newer_than_the_restored_database_changes_nothing(tmp_path: Path) -> None:
     old, new, kept = tmp_path / "old", tmp_path / "new", tmp_path / "kept"
     with broker() as (broker_url, client):
@@ -154,7 +152,6 @@ def test_a_broker_newer_than_the_restored_database_changes_nothing(tmp_path: Pat
             assert query(new, {}, "SELECT count(*) FROM jobs") == [(1,)]
 
 
-@pytest.mark.timeout(120)
 def test_a_backup_is_not_put_back_over_anything(tmp_path: Path) -> None:
     running, kept = tmp_path / "running", tmp_path / "kept"
     with started(running, **SETTINGS) as stack:

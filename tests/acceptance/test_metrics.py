@@ -51,7 +51,7 @@ class Ended:
 def ended(stack: Stack, documents: Sequence[Mapping[str, Any]], **body: Any) -> Ended:
     """Upload the documents, run the job to its end, and fetch everything that it has to show."""
     corpus = stack.upload(jsonl(documents))
-    job = stack.wait(stack.submit(corpus=corpus["id"], **body)["id"], seconds=240)
+    job = stack.wait(stack.submit(corpus=corpus["id"], **body)["id"])
     shown = stack.get(f"/jobs/{job['id']}/metrics")
     metrics = {metric["name"]: metric for metric in shown["metrics"]}
     assert len(metrics) == len(shown["metrics"])

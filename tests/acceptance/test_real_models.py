@@ -182,7 +182,7 @@ def test_weights_that_turn_out_to_be_damaged_fail_their_job_with_the_reason_and_
     path = tiny_models.make_classifier(models_root / "damaged", "bert")
     (path / "model.safetensors").write_bytes(b"these are no tensors")
     job = stack.submit(task="classification", model="damaged", documents=[{"text": "some text"}])
-    failed = stack.wait(job["id"], seconds=60)
+    failed = stack.wait(job["id"])
     assert failed["status"] == "failed"
     assert "weights of damaged cannot be loaded" in failed["error"]["message"]
     assert str(models_root) not in failed["error"]["message"]
