@@ -14,7 +14,7 @@ from .processes import python, until
 from .rig import Rig
 from .test_workers import held_by
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.fault("F44")
@@ -28,8 +28,9 @@ def test_tables_are_expanded_under_a_job_that_old_and_new_workers_run_together(
     later = later_version(rig.folder / "later", before.version_num)
 
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=25)
-        rig.await_done(job_id, 0.05)
+        # Two minutes for one worker: it must not be through before the other one has started.
+        job_id = rig.submit(corpus, delay_ms=60)
+        rig.await_done(job_id, 0.02)
         rig.await_running(job_id)
         said = subprocess.run(
             python("-m", "cli", "db", "upgrade"), cwd=later, env=rig.environ(PYTHONPATH=str(later)),
@@ -41,7 +42,7 @@ def test_tables_are_expanded_under_a_job_that_old_and_new_workers_run_together(
             rig.stop(name)
             rig.start(name, tree=later)
         until(rig.answers, what="the API of the later version answers")
-        until(lambda: all(held_by(rig, name, job_id) for name in rig.worker_names()), what="both hold shards of it")
+        until(lambda: all(held_by(rig, name, job_id) for name in rig.worker_names()), 120, "both hold shards of it")
         measured.recoveries.append(rig.recovery(job_id, []))
         return job_id
 
@@ -67,7 +68,7 @@ def test_tables_are_expanded_under_a_job_that_old_and_new_workers_run_together(
 
 
 def ended(rig: Rig, job_id: str) -> str:
-    rig.await_ended(job_id)
+    rig.await_ended(job_id, 240)
     return job_id
 
 
