@@ -89,14 +89,14 @@ def write(folder: Path, target: Path) -> bool:
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
     rows = [_row(fault, [one for one in found if one["fault"] == fault]) for fault in FAULTS]
     passed = [one for one in found if one["passed"]]
-    tested = {one["fault"] for one in found}
+    tested = {one["fault"] for one in passed}
     lost = {one["fault"] for one in found if not one["passed"] and not one["skipped"]}
     text = _TEXT.format(
         rows="\n".join(rows),
         date=datetime.now(UTC).date().isoformat(),
         machine=_machine(),
         score=f"{len(tested - lost)} of {len(FAULTS)}",
-        runs=len(found),
+        runs=sum(not one["skipped"] for one in found),
         passed=len(passed),
     )
     target.write_text(text, encoding="utf-8")

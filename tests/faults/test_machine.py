@@ -15,6 +15,7 @@ import pytest
 from tests.acceptance.stack import Stack, jsonl, started
 
 from .conftest import Measured
+from .databases import Postgresql
 from .oracle import Documents, expected
 from .processes import ROOT
 from .rig import Rig
@@ -114,9 +115,11 @@ def test_everything_killed_at_once_goes_on_unattended_when_started(
 
 @pytest.mark.fault("F50")
 def test_up_killed_leaves_no_orphan_and_its_directory_to_one_successor_only(
-    tmp_path: Path, corpus: Documents, measured: Measured
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest, corpus: Documents, measured: Measured
 ) -> None:
-    settings = {"lease_seconds": "3", "sweep_seconds": "0.5", "shard_documents": "50"}
+    settings = {"lease_seconds": "5", "sweep_seconds": "0.5", "shard_documents": "50"}
+    if kind == "postgresql":
+        settings["database_url"] = Postgresql(request.getfixturevalue("postgresql")()).url.replace("+psycopg", "")
     with started(tmp_path, **settings) as stack:
         refused = second_start(tmp_path)
         assert refused.returncode != 0
