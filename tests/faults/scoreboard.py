@@ -153,6 +153,9 @@ test starts one. *Executions* counts shards that went through the model, over th
 |---|---|---|---|---:|---:|---|
 {rows}
 
+Any of them alone: `python -m pytest tests/faults -k WORDS_OF_ITS_NAME`, e.g. `-k forty_thousand` for the long job and
+`-k random_faults` for F54 (a minute of it; `FAULTS_SOAK_SECONDS=600` for ten).
+
 A message that a worker held when it was killed stays in the broker's list of unacknowledged ones until the visibility
 timeout (6 hours), comes again, and finds nothing to do: at most two for each killed worker.
 """
