@@ -1,6 +1,6 @@
 """`python -m bench`: the engines on the CPU, side by side with what else there is.
 
-    python -m bench [--quick] [--only encoders,decoding,system] [--write-docs]
+    python -m bench [--quick] [--only encoders,decoding,system] [--write-docs [SECTION]]
 
 Every figure is the median of some rounds in which the variants take turns, on one core and one thread; the whole system
 has all cores. Where a float32 variant's answers are not the reference's, its group says so and the exit status is 1.
@@ -55,11 +55,13 @@ def main(arguments: list[str]) -> int:
             kept = save(path, [group], about)
             faults += group.faults
             print(table(group, about), flush=True)
-    text = markdown(kept, CPU_GOALS)
+    # a section beside the main one holds what ran there; the main one also says what did not run
+    goals = [goal for goal in CPU_GOALS if options.write_docs in {None, "cpu"} or goal.group in kept]
+    text = markdown(kept, goals)
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
     if options.write_docs:
-        write_between_markers("cpu", text)
+        write_between_markers(options.write_docs, text)
     for fault in faults:
         print(f"answers differ: {fault}", file=sys.stderr)
     return 1 if faults else 0
@@ -84,7 +86,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--core", type=int, default=None, help="the core to run on (default: the last)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory of the JSON and the tables")
     parser.add_argument("--scratch", type=Path, default=None, help="directory for the models that are made (4 GB)")
-    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument(
+        "--write-docs", nargs="?", const="cpu", metavar="SECTION",
+        help="put the tables into docs/performance.md, between the markers of this name (default: cpu)",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if unknown := set(options.only.split(",")) - set(GROUPS):
         parser.error(f"--only knows {', '.join(GROUPS)}, not {', '.join(sorted(unknown))}")

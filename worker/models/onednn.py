@@ -74,8 +74,8 @@ def lay_out(model: Any) -> int:
     """Lay out the other linear layers of the model's stacks, in place, where that is faster here; how many there were.
 
     The model must be in float32 on a CPU. The first layer of each stack is tried: where the model does not run with it
-    (it may look at its weights itself), or gives something else, all stay as they are. Measured on one core of an EPYC
-    of the fourth generation, 1,024 rows of BERT-base's sizes: 86 to 92 GFLOP/s by MKL, 104 to 107 laid out.
+    (it may look at its weights itself), or gives something else, all stay as they are. Measured on one core of an AMD
+    EPYC with AVX-512, 1,024 rows of BERT-base's sizes: 86 to 92 GFLOP/s by MKL, 104 to 107 laid out.
     """
     if not _works() or not _pays():
         return 0
