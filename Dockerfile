@@ -11,6 +11,7 @@ COPY corpusmill corpusmill
 COPY catalog catalog
 COPY corpora corpora
 COPY evaluation evaluation
+COPY pipeline pipeline
 COPY db db
 COPY broker broker
 COPY api api

@@ -142,3 +142,16 @@ class BrokerUnavailable(CorpusmillError):
 
 class BrokerFull(BrokerUnavailable):
     """The broker answers, and takes nothing: it cannot write to its disk."""
+
+
+class PlaceUnavailable(CorpusmillError):
+    """A place of the operator's did not answer; nothing is wrong with the schedule, and the same may work in a moment."""
+
+    code = "place_unavailable"
+
+
+class PlaceFault(CorpusmillError):
+    """A place answered that it cannot do what is asked: no such table, column, file, project or permission. A person must
+    mend it."""
+
+    code = "place_fault"

@@ -81,6 +81,9 @@ class Settings(BaseModel):
     corpus_ttl_seconds: Annotated[int, Field(ge=0, le=LONGEST_TTL)] = Field(
         0, description="How long a corpus is kept where it does not say so itself; 0: until it is deleted."
     )
+    places_file: Path | None = Field(
+        None, description="TOML file of the databases, folders and labelling tools that schedules may name."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Workers that `up` starts; 0: one per device.")
     threads: Annotated[int, Field(ge=0)] = Field(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -156,22 +156,57 @@ def faults_of(error: ValidationError, model: type[BaseModel], at: str = "") -> l
     """One fault for each field that pydantic refused; an unknown field names the nearest known one."""
     faults = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [str(part) for part in item["loc"]]
+        path, known = _walk(model, item["loc"])
         pointer = at + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "Unknown field." + _nearest(path[-1], _fields_at(model, path[:-1]))
+            message = "Unknown field." + _nearest(path[-1], known)
         faults.append(FieldFault(pointer or "/", message))
     return faults
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+def _walk(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The path as a JSON pointer has it, and the fields known where it ends. Of several models that may stand at one
+    place pydantic puts the one's `type` into the path: there is no such field in the request."""
+    annotation: Any = model
+    pointer: list[str] = []
+    known: list[str] = []
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        items = _items(annotation)
+        if items is not None:
+            annotation, known = items, []
+            pointer.append(str(part))
+            continue
+        models = _models_in(annotation)
+        if len(models) > 1 and (chosen := [one for one in models if part in _types(one)]):
+            annotation = chosen[0]
+            continue
+        fields = models[0].model_fields if len(models) == 1 else {}
+        pointer.append(str(part))
+        known = list(fields)
+        annotation = fields[str(part)].annotation if part in fields else None
+    return pointer, known
+
+
+def _items(annotation: Any) -> Any:
+    """What a list or mapping holds; None where it is neither."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    kind = get_origin(annotation)
+    if kind in (tuple, list):
+        return get_args(annotation)[0]
+    return get_args(annotation)[1] if kind is dict else None
+
+
+def _types(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models of which one may stand at a place."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _nearest(name: str, known: list[str]) -> str:

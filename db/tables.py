@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -98,6 +99,10 @@ jobs = Table(
     Column("expires_at", Float, index=True),
     # When a shard of it was last claimed: jobs of one priority take turns by it.
     Column("claimed_at", Float),
+    # Whether a text that the same model has answered before, with the same parameters, gets that answer.
+    Column("reuse", Boolean, nullable=False, server_default="0"),
+    # The version of the corpus's references that its metrics are of; none: those of the upload.
+    Column("references_version", Integer),
     CheckConstraint("intent in ('run', 'pause', 'cancel')", name="intent"),
     Index("ix_jobs_outcome_priority", "outcome", "priority"),
     sqlite_autoincrement=True,
@@ -120,6 +125,8 @@ shards = Table(
     Column("succeeded", BigInteger, nullable=False, server_default="0"),
     Column("failed", BigInteger, nullable=False, server_default="0"),
     Column("cancelled", BigInteger, nullable=False, server_default="0"),
+    # Of those that succeeded, how many got an answer that was there.
+    Column("reused", BigInteger, nullable=False, server_default="0"),
     Column("usage", Json),
     Column("partial", Json),
     Column("started_at", Float),
@@ -187,4 +194,153 @@ idempotency = Table(
     Column("made", String(40), nullable=False),
     Column("answer", Json),
     Column("created_at", Float, nullable=False, index=True),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("name", String(200), nullable=False, unique=True),
+    Column("definition", Json, nullable=False),
+    # Rises with each change of the definition.
+    Column("revision", Integer, nullable=False, server_default="1"),
+    Column("enabled", Boolean, nullable=False),
+    # The first slot that has no run yet; none while it is disabled. Only for finding what is due: the unique key of
+    # `runs` decides.
+    Column("next_fire_at", Float, index=True),
+    # What the source gave last, as the source itself says it; written with the end of a run that succeeded.
+    Column("position", Json),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("schedule_key", Key, ForeignKey("schedules.key", ondelete="CASCADE"), nullable=False),
+    # The instant of the slot; of a run by hand the time at which it was asked for.
+    Column("fire_time", Float, nullable=False),
+    Column("trigger", String(8), nullable=False),
+    Column("status", String(12), nullable=False),
+    Column("stage", String(8), nullable=False),
+    Column("owner", String(96)),
+    Column("lease_until", Float),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # How often a stage was put off because something did not answer, and until when.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("not_before", Float, nullable=False, server_default="0"),
+    Column("corpus_id", String(40)),
+    Column("job_id", String(40)),
+    Column("definition", Json, nullable=False),
+    # What the source gave, as the schedule will know it when the run has succeeded.
+    Column("position", Json),
+    Column("counts", Json),
+    Column("report", Json),
+    Column("error", Json),
+    Column("cancel", Boolean, nullable=False, server_default="0"),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    CheckConstraint("trigger in ('cron', 'tick', 'manual')", name="trigger"),
+    CheckConstraint(
+        "status in ('waiting', 'running', 'paused', 'succeeded', 'failed', 'skipped', 'cancelled')", name="status"
+    ),
+    CheckConstraint("stage in ('read', 'label', 'deliver', 'review', 'report')", name="stage"),
+    Index("ix_runs_schedule_key_fire_time", "schedule_key", "fire_time", unique=True),
+    Index("ix_runs_status", "status"),
+    sqlite_autoincrement=True,
+)
+
+# The ledger: what each document of a schedule's source has now.
+labelled_documents = Table(
+    "labelled_documents",
+    metadata,
+    Column("schedule_key", Key, ForeignKey("schedules.key", ondelete="CASCADE"), primary_key=True),
+    Column("document_id", Text, primary_key=True),
+    # Counts a schedule's documents: what a scan of the source has seen is one bit for each of them.
+    Column("number", BigInteger, nullable=False),
+    # Of the text that was labelled; none while it never was.
+    Column("text_hash", LargeBinary(16)),
+    # Of what labelled it: task, model, revision and parameters.
+    Column("scope_hash", LargeBinary(16)),
+    Column("run_key", Key),
+    Column("status", String(12)),
+    Column("output", Json),
+    # Where a run holds it that has not delivered yet: that run, and the text as that run read it.
+    Column("wanted_by", Key),
+    Column("wanted_hash", LargeBinary(16)),
+    Index("ix_labelled_documents_schedule_key_number", "schedule_key", "number", unique=True),
+    Index("ix_labelled_documents_wanted_by", "wanted_by"),
+    sqlite_with_rowid=False,
+)
+
+reuse_scopes = Table(
+    "reuse_scopes",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("hash", LargeBinary(16), nullable=False, unique=True),
+    Column("description", Json, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+reused_outputs = Table(
+    "reused_outputs",
+    metadata,
+    Column("scope_key", Key, ForeignKey("reuse_scopes.key", ondelete="CASCADE"), primary_key=True),
+    Column("text_hash", LargeBinary(16), primary_key=True),
+    Column("output", Json, nullable=False),
+    Column("n_tokens", BigInteger, nullable=False),
+    Column("n_segments", Integer, nullable=False),
+    Column("truncated", Boolean, nullable=False),
+    Column("used_at", Float, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("schedule_key", Key, ForeignKey("schedules.key", ondelete="CASCADE"), nullable=False),
+    Column("document_id", Text, nullable=False),
+    Column("model_revision", Text, nullable=False),
+    Column("run_key", Key, ForeignKey("runs.key", ondelete="CASCADE"), nullable=False, index=True),
+    # Which rule sent it: threshold, margin, entropy or audit.
+    Column("why", String(16), nullable=False),
+    Column("position", BigInteger),
+    Column("label", Text),
+    Column("score", Float),
+    Column("pushed_at", Float),
+    Column("remote_id", Text),
+    Column("answer", Json),
+    Column("answered_at", Float),
+    Index("ix_reviews_schedule_key_document_id_model_revision", "schedule_key", "document_id", "model_revision",
+          unique=True),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+corpus_references = Table(
+    "corpus_references",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("corpus_key", Key, ForeignKey("corpora.key", ondelete="CASCADE"), nullable=False),
+    # From 1; version 0 is what the upload itself held.
+    Column("version", Integer, nullable=False),
+    Column("documents", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("ix_corpus_references_corpus_key_version", "corpus_key", "version", unique=True),
+    sqlite_autoincrement=True,
+)
+
+# What each version adds or replaces; a document's reference is that of the highest version which has one for it.
+reference_values = Table(
+    "reference_values",
+    metadata,
+    Column("references_key", Key, ForeignKey("corpus_references.key", ondelete="CASCADE"), primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("reference", Json, nullable=False),
+    sqlite_with_rowid=False,
 )

@@ -1,0 +1,37 @@
+"""The operator's places: read from the file that the settings name, and kept within.
+
+Knows that file and the folders. Must not know what is read from a place or written to it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from corpusmill.errors import InvalidRequest, InvalidSettings
+from corpusmill.places import FolderPlace, Places, parse_places
+from corpusmill.settings import Settings
+
+
+def load_places(settings: Settings, environ: Mapping[str, str] | None = None) -> Places:
+    """The configured places; none where no file is named. It is read anew each time, so that a change needs no restart.
+
+    Raises InvalidSettings where the file cannot be read or is wrong.
+    """
+    if settings.places_file is None:
+        return Places()
+    try:
+        text = settings.places_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"CORPUSMILL_PLACES_FILE: {settings.places_file} cannot be read: {error}.") from error
+    return parse_places(text, os.environ if environ is None else environ)
+
+
+def inside(folder: FolderPlace, relative: str) -> Path:
+    """A path below a folder, links resolved. Raises InvalidRequest where it leads out of it."""
+    root = folder.path.resolve()
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root) or "\0" in relative:
+        raise InvalidRequest(f"{relative!r} leads out of the folder that the operator has configured.")
+    return path
