@@ -59,6 +59,8 @@ corpora = Table(
     Column("created_at", Float, nullable=False),
     # After this it is deleted with its files, once no job that has not ended uses it.
     Column("expires_at", Float, index=True),
+    # The newest version of its references (`corpus_references`); 0: those that were uploaded with its documents.
+    Column("references_version", Integer, nullable=False, server_default="0"),
     CheckConstraint("status in ('validating', 'ready', 'rejected')", name="status"),
     # A key is never used again: a late message or a worker's memory of a deleted job must not meet another one.
     sqlite_autoincrement=True,
@@ -99,10 +101,12 @@ jobs = Table(
     Column("expires_at", Float, index=True),
     # When a shard of it was last claimed: jobs of one priority take turns by it.
     Column("claimed_at", Float),
-    # Whether a text that the same model has answered before, with the same parameters, gets that answer.
+    # Whether outputs kept of the same texts are taken, and its own kept for others.
     Column("reuse", Boolean, nullable=False, server_default="0"),
-    # The version of the corpus's references that its metrics are of; none: those of the upload.
-    Column("references_version", Integer),
+    # How many results were taken so, once it has ended.
+    Column("reused", BigInteger),
+    # The version of the references that the metrics which are kept are of.
+    Column("references_version", Integer, nullable=False, server_default="0"),
     CheckConstraint("intent in ('run', 'pause', 'cancel')", name="intent"),
     Index("ix_jobs_outcome_priority", "outcome", "priority"),
     sqlite_autoincrement=True,
@@ -125,10 +129,10 @@ shards = Table(
     Column("succeeded", BigInteger, nullable=False, server_default="0"),
     Column("failed", BigInteger, nullable=False, server_default="0"),
     Column("cancelled", BigInteger, nullable=False, server_default="0"),
-    # Of those that succeeded, how many got an answer that was there.
-    Column("reused", BigInteger, nullable=False, server_default="0"),
     Column("usage", Json),
     Column("partial", Json),
+    # The version of the references that the statistics of its results, and the partial, were made with.
+    Column("references_version", Integer, nullable=False, server_default="0"),
     Column("started_at", Float),
     Column("finished_at", Float),
     CheckConstraint("state in ('pending', 'running', 'done', 'cancelled', 'failed')", name="state"),
@@ -282,8 +286,10 @@ reuse_scopes = Table(
     "reuse_scopes",
     metadata,
     Column("key", Key, primary_key=True),
-    Column("hash", LargeBinary(16), nullable=False, unique=True),
+    # Of all that shapes an output besides the text, which `description` says in words.
+    Column("hash", String(64), nullable=False, unique=True),
     Column("description", Json, nullable=False),
+    Column("created_at", Float, nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -291,12 +297,14 @@ reused_outputs = Table(
     "reused_outputs",
     metadata,
     Column("scope_key", Key, ForeignKey("reuse_scopes.key", ondelete="CASCADE"), primary_key=True),
-    Column("text_hash", LargeBinary(16), primary_key=True),
-    Column("output", Json, nullable=False),
+    Column("text_hash", LargeBinary, primary_key=True),
+    # JSON word for word: an output comes back as it was, with its labels in their order.
+    Column("output", Text, nullable=False),
     Column("n_tokens", BigInteger, nullable=False),
     Column("n_segments", Integer, nullable=False),
     Column("truncated", Boolean, nullable=False),
-    Column("used_at", Float, nullable=False, index=True),
+    # To within a tenth of the time for which an output is kept: a use is not to cost a write.
+    Column("used_at", Float, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -325,22 +333,11 @@ reviews = Table(
 corpus_references = Table(
     "corpus_references",
     metadata,
-    Column("key", Key, primary_key=True),
-    Column("corpus_key", Key, ForeignKey("corpora.key", ondelete="CASCADE"), nullable=False),
-    # From 1; version 0 is what the upload itself held.
-    Column("version", Integer, nullable=False),
+    Column("corpus_key", Key, ForeignKey("corpora.key", ondelete="CASCADE"), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    # The name of its files beside the corpus's documents.
+    Column("file", String(40), nullable=False),
     Column("documents", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
     Column("created_at", Float, nullable=False),
-    Index("ix_corpus_references_corpus_key_version", "corpus_key", "version", unique=True),
-    sqlite_autoincrement=True,
-)
-
-# What each version adds or replaces; a document's reference is that of the highest version which has one for it.
-reference_values = Table(
-    "reference_values",
-    metadata,
-    Column("references_key", Key, ForeignKey("corpus_references.key", ondelete="CASCADE"), primary_key=True),
-    Column("position", BigInteger, primary_key=True),
-    Column("reference", Json, nullable=False),
-    sqlite_with_rowid=False,
 )

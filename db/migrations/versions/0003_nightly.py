@@ -23,8 +23,9 @@ def upgrade() -> None:
     op.create_table(
         "reuse_scopes",
         sa.Column("key", KEY, nullable=False),
-        sa.Column("hash", sa.LargeBinary(length=16), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
         sa.Column("description", JSON, nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_reuse_scopes")),
         sa.UniqueConstraint("hash", name=op.f("uq_reuse_scopes_hash")),
         sqlite_autoincrement=True,
@@ -49,19 +50,16 @@ def upgrade() -> None:
     op.create_index(op.f("ix_schedules_next_fire_at"), "schedules", ["next_fire_at"], unique=False)
     op.create_table(
         "corpus_references",
-        sa.Column("key", KEY, nullable=False),
         sa.Column("corpus_key", KEY, nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("file", sa.String(length=40), nullable=False),
         sa.Column("documents", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
             ["corpus_key"], ["corpora.key"], name=op.f("fk_corpus_references_corpus_key_corpora"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_corpus_references")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index(
-        "ix_corpus_references_corpus_key_version", "corpus_references", ["corpus_key", "version"], unique=True
+        sa.PrimaryKeyConstraint("corpus_key", "version", name=op.f("pk_corpus_references")),
     )
     op.create_table(
         "labelled_documents",
@@ -91,8 +89,8 @@ def upgrade() -> None:
     op.create_table(
         "reused_outputs",
         sa.Column("scope_key", KEY, nullable=False),
-        sa.Column("text_hash", sa.LargeBinary(length=16), nullable=False),
-        sa.Column("output", JSON, nullable=False),
+        sa.Column("text_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("output", sa.Text(), nullable=False),
         sa.Column("n_tokens", sa.BigInteger(), nullable=False),
         sa.Column("n_segments", sa.Integer(), nullable=False),
         sa.Column("truncated", sa.Boolean(), nullable=False),
@@ -106,7 +104,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("scope_key", "text_hash", name=op.f("pk_reused_outputs")),
         sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_reused_outputs_used_at"), "reused_outputs", ["used_at"], unique=False)
     op.create_table(
         "runs",
         sa.Column("key", KEY, nullable=False),
@@ -148,20 +145,6 @@ def upgrade() -> None:
     op.create_index("ix_runs_schedule_key_fire_time", "runs", ["schedule_key", "fire_time"], unique=True)
     op.create_index("ix_runs_status", "runs", ["status"], unique=False)
     op.create_table(
-        "reference_values",
-        sa.Column("references_key", KEY, nullable=False),
-        sa.Column("position", sa.BigInteger(), nullable=False),
-        sa.Column("reference", JSON, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["references_key"],
-            ["corpus_references.key"],
-            name=op.f("fk_reference_values_references_key_corpus_references"),
-            ondelete="CASCADE",
-        ),
-        sa.PrimaryKeyConstraint("references_key", "position", name=op.f("pk_reference_values")),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
         "reviews",
         sa.Column("key", KEY, nullable=False),
         sa.Column("schedule_key", KEY, nullable=False),
@@ -190,28 +173,29 @@ def upgrade() -> None:
         ["schedule_key", "document_id", "model_revision"],
         unique=True,
     )
+    op.add_column("corpora", sa.Column("references_version", sa.Integer(), server_default="0", nullable=False))
     op.add_column("jobs", sa.Column("reuse", sa.Boolean(), server_default="0", nullable=False))
-    op.add_column("jobs", sa.Column("references_version", sa.Integer(), nullable=True))
-    op.add_column("shards", sa.Column("reused", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("jobs", sa.Column("reused", sa.BigInteger(), nullable=True))
+    op.add_column("jobs", sa.Column("references_version", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("shards", sa.Column("references_version", sa.Integer(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
-    op.drop_column("shards", "reused")
+    op.drop_column("shards", "references_version")
     op.drop_column("jobs", "references_version")
+    op.drop_column("jobs", "reused")
     op.drop_column("jobs", "reuse")
+    op.drop_column("corpora", "references_version")
     op.drop_index("ix_reviews_schedule_key_document_id_model_revision", table_name="reviews")
     op.drop_index(op.f("ix_reviews_run_key"), table_name="reviews")
     op.drop_table("reviews")
-    op.drop_table("reference_values")
     op.drop_index("ix_runs_status", table_name="runs")
     op.drop_index("ix_runs_schedule_key_fire_time", table_name="runs")
     op.drop_table("runs")
-    op.drop_index(op.f("ix_reused_outputs_used_at"), table_name="reused_outputs")
     op.drop_table("reused_outputs")
     op.drop_index("ix_labelled_documents_wanted_by", table_name="labelled_documents")
     op.drop_index("ix_labelled_documents_schedule_key_number", table_name="labelled_documents")
     op.drop_table("labelled_documents")
-    op.drop_index("ix_corpus_references_corpus_key_version", table_name="corpus_references")
     op.drop_table("corpus_references")
     op.drop_index(op.f("ix_schedules_next_fire_at"), table_name="schedules")
     op.drop_table("schedules")
