@@ -1,4 +1,4 @@
-"""Routes of corpora: upload, list, look, delete.
+"""Routes of corpora: upload, list, look, delete; and the references that are attached to one later.
 
 Knows requests and answers. Must not know formats or how a store is laid out.
 """
@@ -25,14 +25,16 @@ from api.schemas import (
     DocumentList,
     IngestErrorList,
     PageQuery,
+    ReferencesList,
+    ReferencesResponse,
     UploadQuery,
 )  # fmt: skip
 from api.state import State, state
-from api.views import corpus_view, document_view, page_view
-from corpora import Store, Upload, upload_of
-from corpusmill.errors import DatabaseUnavailable, InvalidRequest, NotFound, StorageFull
+from api.views import corpus_view, document_view, page_view, version_view
+from corpora import Format, Store, Upload, upload_of
+from corpusmill.errors import DatabaseUnavailable, InvalidRequest, NotFound, StorageFull, UnsupportedFormat
 from corpusmill.ids import new_id
-from db import files, ingest
+from db import files, ingest, references
 from db.engine import Connection, reading, settle, transact
 
 blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
@@ -145,7 +147,12 @@ def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     """The documents of a corpus, by position"""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
     stop = min(len(store), start + query.limit)
-    documents = [document_view(document) for document in store.documents(start, stop)] if start < stop else []
+    with reading(state().database) as connection:
+        version = references.current(connection, rows.get(connection, path.corpus_id).key)
+    read = store.documents(start, stop) if start < stop else iter(())
+    documents = [
+        document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
+    ]
     return page_view(documents, str(stop) if stop < len(store) else None)
 
 
@@ -158,6 +165,56 @@ def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
         for error in store.errors(start, query.limit)
     ]
     return page_view(found, str(start + len(found)) if len(found) == query.limit else None)
+
+
+_LINES = RequestBody(required=True, content={**dict.fromkeys(_MEDIA_TYPES[:2], _BINARY), "multipart/form-data": _FORM})
+
+
+@blueprint.put("/corpora/<string:corpus_id>/references", responses={200: ReferencesResponse}, request_body=_LINES)
+def put_references(path: CorpusPath) -> dict[str, Any]:
+    """Attach references to a corpus, in the place of those that it has
+
+    JSON Lines of `{"id", "reference"}` or `{"position", "reference"}`. All of them become a new version, and metrics of the
+    corpus's jobs are computed again; or none does, and the answer names the lines that cannot be used. An id that several
+    documents have names none of them: give positions there. Documents that no line names have no reference afterwards; the
+    same references again make no new version."""
+    return _attach(path.corpus_id, keep=False)
+
+
+@blueprint.patch("/corpora/<string:corpus_id>/references", responses={200: ReferencesResponse}, request_body=_LINES)
+def patch_references(path: CorpusPath) -> dict[str, Any]:
+    """Add to the references of a corpus
+
+    The same lines; documents that none names keep the reference that they have, and `null` takes one away."""
+    return _attach(path.corpus_id, keep=True)
+
+
+def _attach(corpus_id: str, *, keep: bool) -> dict[str, Any]:
+    here = state()
+    with reading(here.database) as connection:
+        rows.get(connection, corpus_id)  # before anything is received
+    most = here.settings.max_upload_bytes
+    file = uploads.incoming(request, most=most)
+    kind = upload_of(file.content_type, file.encoding, file.filename)
+    if kind.format is not Format.JSONL:
+        raise UnsupportedFormat("References are JSON Lines: send them as `Content-Type: application/x-ndjson`.")
+    body = rows.upload_path(here.data_dir, new_id("references"))
+    try:
+        uploads.receive(file, body, most=most)
+        made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
+    finally:
+        body.unlink(missing_ok=True)
+    return version_view(corpus_id, made)
+
+
+@blueprint.get("/corpora/<string:corpus_id>/references", responses={200: ReferencesList})
+def list_references(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
+    """The versions of references that were attached to a corpus, newest first"""
+    with reading(state().database) as connection:
+        corpus = rows.get(connection, path.corpus_id)
+        found = references.versions(connection, corpus.key, before=cursor_key(query.cursor), limit=query.limit)
+    views = [version_view(corpus.id, version) for version in found]
+    return page_view(views, str(found[-1].version) if len(found) == query.limit else None)
 
 
 @blueprint.delete("/corpora/<string:corpus_id>", responses={204: None})

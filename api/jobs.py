@@ -27,7 +27,7 @@ from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, FieldFault
 from corpusmill.ids import new_id
 from corpusmill.status import ENDED, Status
 from corpusmill.tasks import parse_params
-from db import files, ingest, metrics, planning, shards
+from db import files, ingest, metrics, planning, rescoring, shards
 from db.corpora import Corpus
 from db.engine import Connection, reading, settle, transact
 from db.jobs import Job
@@ -38,6 +38,8 @@ blueprint = make_blueprint("jobs", "A task, a model and parameters over a corpus
 #: Largest text of inline documents; a larger set belongs in a corpus.
 MOST_INLINE_BYTES = 32 << 20
 _POLL_SECONDS = 0.25
+#: For which an answer with metrics may wait for them to be held against other references.
+_SCORING_SECONDS = 20.0
 
 
 @blueprint.post("/jobs", responses={202: JobResponse})
@@ -178,15 +180,29 @@ def get_metrics(path: JobPath) -> dict[str, Any]:
         job = rows.get(connection, path.job_id)
     if job.status not in ENDED:
         return here.recent.get(("live metrics", job.key), lambda: _live(here, job))
-    if not job.evaluated:
-        metrics.evaluate(here.database, job.key)
+    _evaluate(here, job)
     with reading(here.database) as connection:
-        return report_view(metrics.stored(connection, rows.get(connection, path.job_id)))
+        job = rows.get(connection, path.job_id)
+        if job.evaluated:
+            return report_view(metrics.stored(connection, job), references_version=job.references_version)
+    return _live(here, job)
+
+
+def _evaluate(here: State, job: Job) -> None:
+    """Compute the metrics of an ended job, where that is to be done and does not take long; or else the sweeper does."""
+    with reading(here.database) as connection:
+        behind = metrics.behind(connection, job)
+    if job.evaluated and not (behind and rescoring.at_once(job)):
+        return
+    if rescoring.bring_up_to_date(here.database, here.data_dir, job.key, seconds=_SCORING_SECONDS):
+        metrics.evaluate(here.database, job.key)
 
 
 def _live(here: State, job: Job) -> dict[str, Any]:
     with reading(here.database) as connection:
-        return report_view(metrics.live(connection, job))
+        return report_view(
+            metrics.live(connection, job), references_version=metrics.references_of(connection, job)
+        )  # fmt: skip
 
 
 def _corpus(here: State, corpus_id: str) -> Corpus:
@@ -260,4 +276,7 @@ def _read(here: State, job_id: str) -> dict[str, Any]:
 
 def _view(connection: Connection, job: Job) -> dict[str, Any]:
     queued = job.status is Status.QUEUED
-    return job_view(job, queue_position=rows.queue_position(connection, job) if queued else None)
+    return job_view(
+        job, queue_position=rows.queue_position(connection, job) if queued else None,
+        references_version=metrics.references_of(connection, job),
+    )  # fmt: skip

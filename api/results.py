@@ -24,10 +24,11 @@ from corpusmill.documents import Document
 from corpusmill.errors import Conflict, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED
-from db import shards
+from db import references, shards
 from db.corpora import store_directory
 from db.engine import reading
 from db.jobs import Job
+from db.references import Version
 from db.results import Selection
 
 blueprint = make_blueprint("results", "What a model said of each document, or why it could not.")
@@ -105,8 +106,11 @@ def get_export(path: JobPath, query: ExportQuery) -> Response:
 class _View:
     """A job's results as they stand: rows where there are some, and what stands for the documents that have none."""
 
-    def __init__(self, here: State, job: Job, stop: int, gaps: list[tuple[Slice, str]]) -> None:
+    def __init__(
+        self, here: State, job: Job, stop: int, gaps: list[tuple[Slice, str]], version: Version | None
+    ) -> None:
         self._here = here
+        self._version = version
         self.job = job
         self.total = job.counts.total if job.counts else 0
         self.stop = stop
@@ -121,8 +125,9 @@ class _View:
             job = job_rows.get(connection, job_id)
             frontier = shards.ended_before(connection, job.key)
             gaps = shards.gaps(connection, job.key)
+            version = references.current(connection, job.corpus_key) if job.corpus_key is not None else None
         total = job.counts.total if job.counts else 0
-        return cls(here, job, total if frontier is None else frontier, gaps)
+        return cls(here, job, total if frontier is None else frontier, gaps, version)
 
     @property
     def complete_rows(self) -> bool:
@@ -159,7 +164,9 @@ class _View:
         if self._store is None:
             yield from ((None, result) for result in results)
         else:
-            yield from zip(self._store.documents(0, self.stop), results, strict=True)
+            read = self._store.documents(0, self.stop)
+            documents = references.attached(self._here.data_dir, self.job.corpus_id, self._version, read)
+            yield from zip(documents, results, strict=True)
 
     def next_cursor(self, found: list[dict[str, Any]], limit: int, start: int) -> str | None:
         """Where the next page begins, or None where the job has ended and nothing is left."""

@@ -172,6 +172,21 @@ class CorpusPath(BaseModel):
     corpus_id: str
 
 
+class ReferencesResponse(BaseModel):
+    """A version of a corpus's references. `documents` is how many have one, `sha256` that of the references themselves."""
+
+    corpus: str
+    version: int
+    documents: int
+    sha256: str
+    created_at: str
+
+
+class ReferencesList(BaseModel):
+    data: list[ReferencesResponse]
+    next_cursor: str | None
+
+
 class JobPath(BaseModel):
     job_id: str
 
@@ -195,6 +210,7 @@ class CorpusResponse(BaseModel):
     error: dict[str, Any] | None
     created_at: str
     expires_at: str | None
+    references_version: int = Field(description="0: the references that came with the documents.")
 
 
 class IngestErrorResponse(BaseModel):
@@ -250,6 +266,7 @@ class JobResponse(BaseModel):
     error: dict[str, Any] | None
     runtime: dict[str, Any] | None
     metadata: dict[str, Any]
+    references_version: int = Field(description="The version of the corpus's references that its metrics are of.")
 
 
 class ResultError(BaseModel):
@@ -289,6 +306,10 @@ class ConfusionMatrixResponse(BaseModel):
 class MetricsResponse(BaseModel):
     metrics: list[MetricResponse]
     confusion_matrix: ConfusionMatrixResponse | None
+    references_version: int = Field(
+        description="The version of the corpus's references that the metrics are of; while others are being taken in, the "
+        "older one."
+    )
 
 
 class ModelResponse(BaseModel):

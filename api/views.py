@@ -17,6 +17,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.status import ENDED, Status, progress_of
 from db.corpora import Corpus
 from db.jobs import Job
+from db.references import Version
 from db.results import ResultRow
 from db.workers import Worker
 from evaluation import Report
@@ -35,6 +36,15 @@ def corpus_view(corpus: Corpus) -> dict[str, Any]:
         "id": corpus.id, "name": corpus.name, "status": corpus.status, "format": corpus.format, "bytes": corpus.bytes,
         "sha256": corpus.sha256, "documents": corpus.documents, "invalid": corpus.invalid, "fields": corpus.fields,
         "error": corpus.error, "created_at": time_view(corpus.created_at), "expires_at": time_view(corpus.expires_at),
+        "references_version": corpus.references_version,
+    }  # fmt: skip
+
+
+def version_view(corpus_id: str, version: Version) -> dict[str, Any]:
+    """A version of a corpus's references; `documents` is how many have one."""
+    return {
+        "corpus": corpus_id, "version": version.version, "documents": version.documents, "sha256": version.sha256,
+        "created_at": time_view(version.created_at),
     }  # fmt: skip
 
 
@@ -46,8 +56,8 @@ def document_view(document: Document) -> dict[str, Any]:
     return view | {"reference": document.reference, "fields": dict(document.fields)}
 
 
-def job_view(job: Job, *, queue_position: int | None = None) -> dict[str, Any]:
-    """A job as the contract has it."""
+def job_view(job: Job, *, queue_position: int | None = None, references_version: int = 0) -> dict[str, Any]:
+    """A job as the contract has it; `references_version` is of its metrics."""
     counts = job.counts
     total = counts.total if counts else 0
     done = total - counts.pending if counts else 0
@@ -72,6 +82,7 @@ def job_view(job: Job, *, queue_position: int | None = None) -> dict[str, Any]:
         "created_at": time_view(job.created_at), "started_at": time_view(job.started_at),
         "finished_at": time_view(job.finished_at), "expires_at": time_view(job.expires_at),
         "error": job.error, "runtime": job.runtime, "metadata": dict(job.metadata),
+        "references_version": references_version,
     }  # fmt: skip
 
 
@@ -102,14 +113,15 @@ def missing_view(position: int, document_id: str, state: str, error: Mapping[str
     }  # fmt: skip
 
 
-def report_view(report: Report) -> dict[str, Any]:
-    """Metrics as the contract has them."""
+def report_view(report: Report, *, references_version: int) -> dict[str, Any]:
+    """Metrics as the contract has them, and the version of the references that they are of."""
     matrix = report.confusion_matrix
     return {
         "metrics": [asdict(metric) for metric in report.metrics],
         "confusion_matrix": {"labels": list(matrix.labels), "counts": [list(row) for row in matrix.counts]}
         if matrix
         else None,
+        "references_version": references_version,
     }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "retry": "cli.jobs:retry",
     "delete": "cli.jobs:delete",
     "corpora": "cli.lists:corpora",
+    "references": "cli.lists:references",
     "models": "cli.lists:models",
     "api": "cli.up:api",
     "worker": "cli.up:worker",

@@ -1,10 +1,11 @@
-"""The commands about what a server holds besides jobs: corpora and models.
+"""The commands about what a server holds besides jobs: corpora with their references, and models.
 
 Knows the client and how answers are shown. Must not know HTTP, databases or files.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -41,6 +42,39 @@ def corpora(
     print_table(
         ("CORPUS", "NAME", "STATUS", "FORMAT", "BYTES", "DOCUMENTS", "UNREADABLE"),
         [(each.id, each.name, each.status, each.format, each.bytes, each.documents, each.invalid) for each in found],
+    )
+
+
+def references(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="The corpus's id.", show_default=False)],
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE]", show_default=False,
+            help="JSON Lines with `id` or `position`, and `reference`; - is stdin. Without it the versions are listed.",
+        ),
+    ] = None,
+    *,
+    add: Annotated[
+        bool, typer.Option("--add", help="Add to the references that the corpus has; else they are replaced.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Attach references to a corpus, so that its jobs' metrics are computed again; or list the versions that it has."""
+    with connect(url) as client:
+        found = client.corpus(corpus)
+        if file is None:
+            versions = [asdict(version) for version in found.references()]
+        else:
+            source = sys.stdin.buffer if file == "-" else file
+            versions = [asdict(found.attach_references(source, add=add))]
+    if as_json:
+        print_json(versions[0] if file is not None else {"data": versions})
+        return
+    print_table(
+        ("VERSION", "DOCUMENTS", "MADE", "SHA-256"),
+        [(each["version"], each["documents"], each["created_at"], each["sha256"]) for each in versions],
     )
 
 

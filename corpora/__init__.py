@@ -9,6 +9,8 @@ from corpora.intake import ingest, store_items
 from corpora.options import Limits, Options
 from corpora.readers import read
 from corpora.records import documents_of
+from corpora.reference_intake import merged, resolve
+from corpora.references import References, remove_references, write_references
 from corpora.store import Store
 from corpora.store_writer import StoreWriter, remove_partials, remove_store
 from corpora.summary import IngestSummary
@@ -19,14 +21,19 @@ __all__ = [
     "IngestSummary",
     "Limits",
     "Options",
+    "References",
     "Store",
     "StoreWriter",
     "Upload",
     "documents_of",
     "ingest",
+    "merged",
     "read",
     "remove_partials",
+    "remove_references",
     "remove_store",
+    "resolve",
     "store_items",
     "upload_of",
+    "write_references",
 ]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 from corpora.lines import Overlong, lines
 from corpora.options import Options
@@ -18,6 +18,8 @@ from corpora.records import document_of, fault
 from corpora.streams import Reads
 from corpora.values import Refused, clean, kind_of
 from corpusmill.documents import Document, IngestError
+
+T = TypeVar("T")
 
 #: The most values in one line. Parsed, the smallest values take some twenty times their bytes in the line.
 MAX_VALUES = 1 << 20
@@ -60,9 +62,15 @@ def read_jsonl(source: Reads, options: Options, start: int = 0) -> Iterator[Docu
 
 def parse_line(line: bytes, number: int, position: int, options: Options) -> Document | IngestError | None:
     """The document in a line, or why there is none; None for a blank line. Raises nothing."""
+    return parsed(line, number, lambda record: document_of(record, position, number, options))
+
+
+def parsed(line: bytes, number: int, made: Callable[[dict[str, Any]], T]) -> T | IngestError | None:
+    """What is made of the clean object in a line, or why there is none; None for a blank line. Raises nothing but what
+    `made` does, whose Refused becomes an error."""
     try:
         record = _record(line)
-        return None if record is None else document_of(record, position, number, options)
+        return None if record is None else made(record)
     except UnicodeDecodeError as error:
         return bad_encoding(number, line, error)
     except json.JSONDecodeError as error:

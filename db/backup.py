@@ -192,19 +192,20 @@ def _take_file(source: Path, target: Path) -> bool:
 
 
 def _take_store(source: Path, target: Path) -> bool:
-    if target.exists():
-        return True
-    target.mkdir()
+    known = target.exists()
+    target.mkdir(exist_ok=True)
     try:
+        # What was taken before may have got references since.
         for path in sorted(source.iterdir()):
-            same_file(path, target / path.name)
+            if not (target / path.name).exists():
+                same_file(path, target / path.name)
         # A corpus that is removed is renamed first: still here means that all of it was here.
         whole = (source / "corpus.json").exists()
     except FileNotFoundError:
         whole = False
-    if not whole:
+    if not whole and not known:
         shutil.rmtree(target)
-    return whole
+    return whole or known
 
 
 def _drop_others(partial: Path, known: Mapping[str, str]) -> None:

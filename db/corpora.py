@@ -39,6 +39,7 @@ class Corpus:
     error: Mapping[str, Any] | None
     created_at: float
     expires_at: float | None
+    references_version: int
 
 
 _COLUMNS = [corpora.c[name] for name in Corpus.__dataclass_fields__]

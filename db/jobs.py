@@ -48,6 +48,7 @@ class Job:
     summary: Mapping[str, Any] | None
     confusion_matrix: Mapping[str, Any] | None
     evaluated: bool
+    references_version: int
     outcome: Status | None
     created_at: float
     started_at: float | None
@@ -398,7 +399,7 @@ def _job(row: Row[Any], sums: Counts | None) -> Job:
     counts = sums
     if values["summary"] is not None:
         counts = Counts(total=total or 0, **values["summary"])
-    for name in ("model_id", "model_revision", "claimed_at", "ttl"):
+    for name in ("model_id", "model_revision", "claimed_at", "ttl", "reuse", "reused"):
         values.pop(name)
     return Job(
         **values

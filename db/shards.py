@@ -30,7 +30,7 @@ _LONGEST_PAUSE = 8.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot. `kept` documents of it
-    succeeded before it was opened again, and are not to be run."""
+    succeeded before it was opened again, and are not to be run; their statistics are of `references_version`."""
 
     key: int
     job_key: int
@@ -39,6 +39,7 @@ class Claim:
     losses: int
     owner: str
     kept: int = 0
+    references_version: int = 0
 
 
 def claim_next(
@@ -122,7 +123,8 @@ def _claim(
             started_at=db_now(),
         )
         .returning(
-            shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses, shards.c.succeeded
+            shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses, shards.c.succeeded,
+            shards.c.references_version,
         )
     ).one_or_none()  # fmt: skip
     if row is None:
@@ -140,6 +142,7 @@ def _claim(
         losses=row.losses,
         owner=owner,
         kept=row.succeeded,
+        references_version=row.references_version,
     )
 
 
@@ -164,13 +167,15 @@ def intents(connection: Connection, claims: Collection[Claim]) -> dict[int, Inte
 
 def finish(
     connection: Connection, claim: Claim, *, rows: Sequence[ResultRow], usage: Mapping[str, Any],
-    partial: Mapping[str, Any], runtime: Mapping[str, Any] | None = None,
+    partial: Mapping[str, Any], runtime: Mapping[str, Any] | None = None, references_version: int = 0,
 ) -> bool:  # fmt: skip
     """End a shard: its results, its metric partial and its state in the caller's one transaction.
 
-    Documents without a row, and not kept from before, count as cancelled; `partial` is of the kept ones too. Returns
-    whether the job ended with it. Raises LeaseLost where the shard is no longer this claim's, in which case nothing may
-    be committed; a repetition after a commit whose answer was lost is recognised and does nothing.
+    Documents without a row, and not kept from before, count as cancelled; `partial` is of the kept ones too. The statistics
+    of the rows are of `references_version`; where kept ones are of an older one, the shard is marked as being of that, and
+    brought up to date later (`db.rescoring`). Returns whether the job ended with it. Raises LeaseLost where the shard is no
+    longer this claim's, in which case nothing may be committed; a repetition after a commit whose answer was lost is
+    recognised and does nothing.
     """
     failed = sum(1 for row in rows if row.status == "failed")
     left = len(claim.slice) - claim.kept - len(rows)
@@ -184,6 +189,7 @@ def finish(
             state="cancelled" if left else "done", succeeded=claim.kept + len(rows) - failed, failed=failed,
             cancelled=left,
             usage=dict(usage), partial=dict(partial), lease_until=None, finished_at=db_now(),
+            references_version=min(references_version, claim.references_version) if claim.kept else references_version,
         )
     ).rowcount  # fmt: skip
     if not ended:
@@ -245,6 +251,7 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             shards.c.attempt,
             shards.c.losses,
             shards.c.succeeded,
+            shards.c.references_version,
         )
         .where(shards.c.state == "running", shards.c.lease_until < db_now())
         .limit(most)
@@ -279,6 +286,7 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
                 insert(shards).values(
                     job_key=row.job_key, start=right.start, stop=right.stop, state="pending", attempt=row.attempt,
                     losses=losses_of_half(len(right)), succeeded=row.succeeded - kept,
+                    references_version=row.references_version,
                 )
             )  # fmt: skip
             halved += 1

@@ -21,7 +21,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.tasks import PARAMS, Params, Task
-from db import jobs, metrics, shards
+from db import jobs, metrics, references, shards
 from db.corpora import store_directory
 from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
@@ -211,7 +211,8 @@ class Runner:
         try:
             results = sorted(done.results, key=lambda result: result.position)
             with usage.phase("evaluate"):
-                statistics = evaluation.document_statistics(done.job.task, done.documents, results, done.params)
+                documents, version = self._referenced(done)
+                statistics = evaluation.document_statistics(done.job.task, documents, results, done.params)
                 # the shard's partial is of all its documents, those that had succeeded before it was opened again too
                 everything = [*results, *(result_of(row) for row in done.kept)]
                 partial = evaluation.partial_of(
@@ -223,7 +224,13 @@ class Runner:
             ended = transact(
                 self._database,
                 lambda connection: shards.finish(
-                    connection, held.claim, rows=rows, usage=asdict(usage), partial=partial, runtime=done.runtime
+                    connection,
+                    held.claim,
+                    rows=rows,
+                    usage=asdict(usage),
+                    partial=partial,
+                    runtime=done.runtime,
+                    references_version=version,
                 ),
                 patience=SAVE_PATIENCE_SECONDS,
             )
@@ -236,6 +243,21 @@ class Runner:
             self.surrender(held, error)
         finally:
             self._heartbeat.drop(held)
+
+    def _referenced(self, done: Done) -> tuple[list[Document], int]:
+        """The documents of a shard with the references in force, and their version: these may have been attached while it
+        ran. Should others come before it is written, the sweeper makes its statistics again."""
+        job = done.job
+        if job.corpus_key is None:  # it was over a corpus that is gone by now: then the shard is, too
+            return done.documents, 0
+        key = job.corpus_key
+        version = transact(
+            self._database, lambda connection: references.current(connection, key), patience=SAVE_PATIENCE_SECONDS
+        )
+        if version is None:
+            return done.documents, 0
+        found = references.attached(self._settings.data_dir, job.corpus_id, version, done.documents)
+        return list(found), version.version
 
     def fail_job(self, held: Held, fault: ModelFault) -> None:
         log.warning("job failed", job=held.claim.job_key, why=str(fault))

@@ -21,10 +21,10 @@ import evaluation
 from broker.doorbell import Doorbell
 from corpora import Store, remove_partials
 from corpusmill.documents import failed
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NotFound
 from corpusmill.settings import Settings
 from corpusmill.tasks import PARAMS
-from db import corpora, files, idempotency, ingest, jobs, metrics, planning, shards, workers
+from db import corpora, files, idempotency, ingest, jobs, metrics, planning, rescoring, shards, workers
 from db.corpora import store_directory
 from db.engine import Connection, Engine, create_engine, reading, settle, transact
 from db.results import row_of
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 _FORGET_WORKERS_SECONDS = 3_600.0
 _TIDY_SECONDS = 600.0
 _RETIRED_AT_ONCE = 20
+#: Of each sweep, for statistics that are to be made again with other references.
+_RESCORING_SECONDS = 2.0
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -148,10 +150,21 @@ class Sweeper:
             transact(self.database, lambda connection, job_key=job_key: jobs.close_if_done(connection, job_key))  # type: ignore[misc]
 
     def _evaluate(self) -> None:
+        """Metrics of jobs that have ended, and of those whose corpus has got other references since. What is much is done
+        over several sweeps, so that leases and doorbells are seen to in between."""
+        until = time.monotonic() + _RESCORING_SECONDS
         with reading(self.database) as connection:
-            left = metrics.unevaluated(connection)
-        for job_key in left:
-            metrics.evaluate(self.database, job_key)
+            left, running = metrics.unevaluated(connection), rescoring.behind(connection)
+        for job_key in [*left, *running]:
+            try:
+                whole = rescoring.bring_up_to_date(
+                    self.database, self.settings.data_dir, job_key, seconds=until - time.monotonic()
+                )
+            except NotFound as error:
+                log.warning("metrics stay as they are", job=job_key, why=str(error))
+                continue
+            if whole and job_key in left:
+                metrics.evaluate(self.database, job_key)
 
     def _retire(self) -> None:
         """Jobs and corpora whose time is over, with everything that belongs to them."""

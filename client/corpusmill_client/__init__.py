@@ -14,7 +14,7 @@ from corpusmill_client.corpora import Corpus
 from corpusmill_client.errors import ConnectionFailed, CorpusmillError, FieldFault, WaitTimeout
 from corpusmill_client.jobs import Job
 from corpusmill_client.transport import __version__
-from corpusmill_client.views import Counts, IngestError, Metric, Metrics, Model, Result
+from corpusmill_client.views import Counts, IngestError, Metric, Metrics, Model, References, Result
 from corpusmill_client.waiting import ENDED
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Metric",
     "Metrics",
     "Model",
+    "References",
     "Result",
     "WaitTimeout",
     "__version__",

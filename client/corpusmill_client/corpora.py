@@ -5,14 +5,16 @@ Knows the corpus endpoints and their shapes. Must not know files (`content` does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from os import PathLike
+from typing import IO, Any
 
+from corpusmill_client.content import UploadBody, UploadProgress, content_of
 from corpusmill_client.errors import CorpusmillError
 from corpusmill_client.pages import each, path_of
 from corpusmill_client.transport import Transport
-from corpusmill_client.views import IngestError, sentence_of, shaped, time_of
+from corpusmill_client.views import IngestError, References, sentence_of, shaped, time_of
 
 
 class Corpus:
@@ -83,6 +85,43 @@ class Corpus:
     def read(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The documents, in order, as the server lists them."""
         yield from each(self._transport, path_of("corpora", self.id, "documents"), limit=limit)
+
+    @property
+    def references_version(self) -> int:
+        """The version of its references that is in force; 0: those that came with the documents."""
+        return int(self._data.get("references_version") or 0)
+
+    def attach_references(
+        self,
+        source: str | PathLike[str] | IO[Any] | Iterable[Mapping[str, Any]],
+        *,
+        add: bool = False,
+        progress: UploadProgress | None = None,
+    ) -> References:
+        """Gives documents their references: a path or file of JSON Lines, or an iterable of mappings, each with `id` or
+        `position`, and `reference`.
+
+        They stand in the place of all references that the corpus has, or with `add` are added to them, where None takes
+        one away. Metrics of its jobs are computed again. Raises CorpusmillError naming each line that cannot be used, in
+        which case nothing was changed.
+        """
+        content = content_of(source, "jsonl" if hasattr(source, "read") else None)
+        response = self._transport.send(
+            "PATCH" if add else "PUT",
+            path_of("corpora", self.id, "references"),
+            headers=content.headers,
+            body=lambda: UploadBody(content, progress),
+            repeatable=content.again,
+            read=900.0,
+        )
+        made = shaped(References, self._transport.parsed(response, having="version"))
+        self._data = {**self._data, "references_version": made.version}
+        return made
+
+    def references(self, limit: int | None = None) -> Iterator[References]:
+        """The versions of references that were attached to it, newest first."""
+        for item in each(self._transport, path_of("corpora", self.id, "references"), limit=limit):
+            yield shaped(References, item)
 
     def delete(self) -> None:
         """Removes the corpus. Raises CorpusmillError (`conflict`) while a job uses it."""

@@ -73,12 +73,14 @@ class Metric:
 class Metrics:
     """A job's metrics in the server's order; `metrics["accuracy"].value` finds one by name.
 
-    `confusion_matrix` has `labels` and `counts` (rows: references, columns: outputs), or is None. `data` is the
-    answer whole.
+    `confusion_matrix` has `labels` and `counts` (rows: references, columns: outputs), or is None. `references_version`
+    says which version of the corpus's references they are of, 0 being those that were uploaded. `data` is the answer
+    whole.
     """
 
     metrics: tuple[Metric, ...]
     confusion_matrix: Mapping[str, Any] | None = None
+    references_version: int = 0
     data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> Metric:
@@ -98,6 +100,17 @@ class Metrics:
 
     def __len__(self) -> int:
         return len(self.metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class References:
+    """A version of the references that were attached to a corpus; `documents` of it have one."""
+
+    corpus: str
+    version: int
+    documents: int
+    sha256: str | None = None
+    created_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +139,7 @@ def metrics_of(data: Mapping[str, Any]) -> Metrics:
     return Metrics(
         metrics=tuple(shaped(Metric, item) for item in data.get("metrics") or ()),
         confusion_matrix=data.get("confusion_matrix"),
+        references_version=int(data.get("references_version") or 0),
         data=data,
     )
 

@@ -49,6 +49,7 @@ class Peer:
     at: dict[str, int] = field(default_factory=dict)
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=lambda: {"metrics": [], "confusion_matrix": None})
+    references: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def start(self) -> Peer:
         self._server = _Server((self.host, self.port), _Handler)
@@ -193,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_DELETE = do_GET  # noqa: N815 — http.server's names
+    do_POST = do_DELETE = do_PUT = do_PATCH = do_GET  # noqa: N815 — http.server's names
 
     def _serve(self) -> None:
         peer, parts = self.server.peer, urlsplit(self.path)
@@ -314,6 +315,20 @@ class _Handler(BaseHTTPRequestHandler):
             job = peer.add_job(corpus, **body)
             self._json(202, peer.job(job["id"]), Location=f"/api/v1/jobs/{job['id']}")
 
+    def _put(self, parts: list[str], seen: Seen) -> None:
+        """References of a corpus: whatever ids they name."""
+        versions = self.server.peer.references.setdefault(parts[1], [])
+        lines = list(_lines(seen))
+        if None in lines:
+            fault = {"pointer": f"/{lines.index(None) + 1}", "message": f"Line {lines.index(None) + 1}: no JSON."}
+            self._problem(422, "invalid_references", "The references cannot be used.", [fault])
+            return
+        made = {"corpus": parts[1], "version": len(versions) + 1, "documents": len(lines), "sha256": "0" * 64}
+        versions.insert(0, made | {"created_at": NOW})
+        self._json(200, versions[0])
+
+    _patch = _put
+
     def _delete(self, parts: list[str], seen: Seen) -> None:
         kept = self.server.peer.jobs if parts[0] == "jobs" else self.server.peer.corpora
         if parts[1] not in kept:
@@ -344,6 +359,8 @@ class _Handler(BaseHTTPRequestHandler):
         peer, corpus = self.server.peer, self.server.peer.corpora[parts[1]]
         if len(parts) == 2:
             self._json(200, corpus)
+        elif parts[2] == "references":
+            self._page(peer.references.get(parts[1], []), seen)
         elif parts[2] == "errors":
             fault = {"column": "9", "code": "invalid_json", "message": "Expecting value."}
             self._page([fault | {"line": line + 1} for line in range(corpus["invalid"])], seen)

@@ -411,3 +411,24 @@ def test_figures_are_written_for_people() -> None:
         "", "yes", "1000", "0.9877", "12.3", "a; 1",
     ]  # fmt: skip
     assert cell(1_000_000, grouped=True) == "1,000,000"
+
+
+def test_references_are_attached_from_a_file_or_stdin_and_listed(
+    run: Run, peer: Peer, good: Path, tmp_path: Path
+) -> None:
+    submitted(run, good)
+    corpus = next(iter(peer.corpora), None) or peer.add_corpus([{"text": "a"}])["id"]
+    (tmp_path / "gold.jsonl").write_text('{"id": "0", "reference": "1"}\n')
+    first = run("references", corpus, tmp_path / "gold.jsonl", "--json")
+    assert (first.exit_code, json.loads(first.stdout)["version"]) == (0, 1)
+    added = run("references", corpus, "-", "--add", stdin='{"position": 0, "reference": "2"}\n')
+    assert (added.exit_code, added.stdout.splitlines()[1].split("\t")[:2]) == (0, ["2", "1"])
+    assert len(peer.asked("PATCH", "/references")) == 1
+    assert [each["version"] for each in json.loads(run("references", corpus, "--json").stdout)["data"]] == [2, 1]
+
+
+def test_references_that_cannot_be_used_end_with_the_lines_and_code_1(run: Run, peer: Peer, tmp_path: Path) -> None:
+    corpus = peer.add_corpus([{"text": "a"}])["id"]
+    (tmp_path / "gold.jsonl").write_text("no\n")
+    done = run("references", corpus, tmp_path / "gold.jsonl")
+    assert (done.exit_code, "Line 1: no JSON" in done.stderr) == (1, True)

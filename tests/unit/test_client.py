@@ -365,13 +365,44 @@ def test_an_export_of_no_known_format_is_refused_before_anything_is_asked(client
 
 def test_metrics_are_found_by_name_with_their_interval(client: Client, peer: Peer) -> None:
     metric = {"name": "accuracy", "value": 0.9, "ci_low": 0.8, "ci_high": 0.95, "n": 3, "coverage": 1.0, "new": 1}
-    peer.metrics = {"metrics": [metric], "confusion_matrix": {"labels": ["0"], "counts": [[3]]}}
+    peer.metrics = {
+        "metrics": [metric],
+        "confusion_matrix": {"labels": ["0"], "counts": [[3]]},
+        "references_version": 4,
+    }
     metrics = client.classify(TEXTS, model="echo").metrics()
     assert (metrics["accuracy"].ci_low, metrics["accuracy"].n, len(metrics)) == (0.8, 3, 1)
-    assert ("accuracy" in metrics, "bleu" in metrics) == (True, False)
+    assert ("accuracy" in metrics, "bleu" in metrics, metrics.references_version) == (True, False, 4)
     assert metrics.confusion_matrix == {"labels": ["0"], "counts": [[3]]}
     with pytest.raises(KeyError, match="there are accuracy"):
         metrics["bleu"]
+
+
+def test_references_are_attached_to_a_corpus_in_place_of_those_it_has_or_added_to_them(
+    client: Client, peer: Peer, tmp_path: Path
+) -> None:
+    corpus = client.upload([{"text": text} for text in TEXTS])
+    (tmp_path / "gold.jsonl").write_text('{"id": "0", "reference": "1"}\n')
+    assert corpus.attach_references(tmp_path / "gold.jsonl").version == 1
+    made = corpus.attach_references(({"position": at, "reference": "x"} for at in range(2)), add=True)
+    assert (made.version, made.documents, corpus.references_version) == (2, 2, 2)
+    put, patch = peer.asked("PUT", "/references")[0], peer.asked("PATCH", "/references")[0]
+    assert (put.body, put.headers["content-type"]) == (b'{"id": "0", "reference": "1"}\n', "application/x-ndjson")
+    assert [json.loads(line)["position"] for line in patch.body.splitlines()] == [0, 1]
+    assert [each.version for each in corpus.references()] == [2, 1]
+
+
+def test_references_that_cannot_be_used_are_named_by_their_lines(client: Client) -> None:
+    corpus = client.upload([{"text": text} for text in TEXTS])
+    with pytest.raises(CorpusmillError, match="Line 2: no JSON") as refused:
+        corpus.attach_references(io.BytesIO(b'{"id": "0", "reference": "1"}\nno\n'))
+    assert refused.value.code == "invalid_references"
+
+
+def test_references_whose_answer_was_lost_are_sent_again(client: Client, peer: Peer) -> None:
+    corpus = client.upload([{"text": text} for text in TEXTS])
+    peer.misbehave("PUT", "/references", "hang up")
+    assert corpus.attach_references([{"id": "0", "reference": "1"}]).version == 1
 
 
 def test_a_cancelled_job_says_so_and_a_deleted_one_is_gone(client: Client) -> None:

@@ -1,0 +1,122 @@
+"""References that were attached to a corpus after its upload: one version of them, on disk beside the documents.
+
+A version is two files in the corpus's directory: `NAME.jsonl` (a reference a line, by position) and `NAME.index` (for each
+its position and where its line begins, and one pair more for the end: uint64, little endian). They never change.
+Knows these files. Must not know which version is in force (`db.references` does) or how one is made
+(`corpora.reference_intake`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from corpora.disk import full_disk_refused
+from corpusmill.documents import Document, Reference
+from corpusmill.errors import CorpusmillError, NotFound
+
+_PAIR = np.dtype("<u8")
+_END = (1 << 64) - 1
+_AT_ONCE = 1_000
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+class References:
+    """One version of a corpus's references, read from any position. Raises NotFound where its files are not there."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._lines, index = files_of(directory, name)
+        try:
+            pairs = np.memmap(index, dtype=_PAIR, mode="r").reshape(-1, 2)
+            size = self._lines.stat().st_size
+        except FileNotFoundError as error:
+            raise NotFound("The files of these references are not there; the corpus may have been deleted.") from error
+        if int(pairs[-1, 1]) != size:
+            raise CorpusmillError("A file of these references is damaged; attach them again.")
+        self._positions, self._begins = pairs[:-1, 0], pairs[:, 1]
+
+    def __len__(self) -> int:
+        """How many documents have one."""
+        return len(self._positions)
+
+    def between(self, start: int, stop: int | None = None) -> Iterator[tuple[int, Reference]]:
+        """(position, reference) of the documents from `start` to `stop` (excluded) that have one, by position."""
+        # not numpy's search, which would copy every second number of the map
+        first = bisect_left(self._positions, start)
+        last = len(self) if stop is None else bisect_left(self._positions, stop)
+        with self._lines.open("rb") as file:
+            for low in range(first, last, _AT_ONCE):
+                high = min(low + _AT_ONCE, last)
+                begin = int(self._begins[low])
+                file.seek(begin)
+                lines = file.read(int(self._begins[high]) - begin).split(b"\n")
+                for position, line in zip(self._positions[low:high].tolist(), lines, strict=False):
+                    yield position, json.loads(line)
+
+    def attached(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Documents, given by position, with these references in the place of those that they came with."""
+        remaining = iter(documents)
+        while block := list(islice(remaining, _AT_ONCE)):
+            found = dict(self.between(block[0].position, block[-1].position + 1))
+            for document in block:
+                yield replace(document, reference=found.get(document.position))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """How many documents have a reference in a version that was written, and the SHA-256 of its lines and positions."""
+
+    documents: int
+    sha256: str
+
+
+def write_references(found: Iterable[tuple[int, Reference]], directory: Path, name: str, *, scratch: Path) -> Written:
+    """Write a version beside a corpus's documents, where its files appear whole.
+
+    `found` are (position, reference) by position; `scratch` is a directory on the same disk. Raises StorageFull, and
+    NotFound where the corpus has gone.
+    """
+    digest, count, end = hashlib.sha256(), 0, 0
+    aside = files_of(scratch, name)
+    try:
+        with full_disk_refused(), aside[0].open("wb") as lines, aside[1].open("wb") as index:
+            for position, reference in found:
+                line = _ENCODER.encode(reference).encode() + b"\n"
+                pair = np.array([position, end], dtype=_PAIR).tobytes()
+                digest.update(pair)
+                digest.update(line)
+                index.write(pair)
+                lines.write(line)
+                count, end = count + 1, end + len(line)
+            index.write(np.array([_END, end], dtype=_PAIR).tobytes())
+            for file in (lines, index):
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            for source, target in zip(aside, files_of(directory, name), strict=True):
+                source.rename(target)
+        except FileNotFoundError as error:
+            raise NotFound("The corpus was deleted meanwhile.") from error
+    finally:
+        for path in aside:
+            path.unlink(missing_ok=True)
+    return Written(documents=count, sha256=digest.hexdigest())
+
+
+def remove_references(directory: Path, name: str) -> None:
+    """Remove a version that nobody was told of."""
+    for path in files_of(directory, name):
+        path.unlink(missing_ok=True)
+
+
+def files_of(directory: Path, name: str) -> tuple[Path, Path]:
+    """The two files of a version: its lines and their index."""
+    return directory / f"{name}.jsonl", directory / f"{name}.index"
