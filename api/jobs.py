@@ -67,7 +67,7 @@ def submit(body: JobRequest) -> Response:
         rows.create(
             connection, id=job_id, name=body.name, task=body.task, model=model, corpus=corpus,
             params=params.model_dump(mode="json", exclude_none=False), priority=body.priority, metadata=body.metadata,
-            slices=slices, ttl=body.ttl_seconds or here.settings.job_ttl_seconds or None,
+            slices=slices, ttl=body.ttl_seconds or here.settings.job_ttl_seconds or None, reuse=body.reuse,
         )  # fmt: skip
         view = _view(connection, rows.get(connection, job_id))
         if once is not None:

@@ -72,6 +72,13 @@ class JobRequest(_Request):
     ] = {}
     priority: Annotated[int, Field(ge=-100, le=100, description="Jobs of higher priority run first.")] = 0
     metadata: Annotated[dict[str, Any], Field(description="Kept with the job and given back, never read.")] = {}
+    reuse: Annotated[
+        bool,
+        Field(
+            description="Take the outputs kept of texts that went through the same model with the same parameters before, "
+            "and keep this job's for others; they outlive it."
+        ),
+    ] = False
     ttl_seconds: Annotated[
         Annotated[int, Field(ge=1, le=LONGEST_TTL)] | None,
         Field(
@@ -255,6 +262,10 @@ class JobResponse(BaseModel):
     priority: int
     status: Status
     counts: CountsResponse
+    reuse: bool
+    reused: int = Field(
+        description="Documents whose results were taken from outputs kept before; they are in `counts`."
+    )
     progress: float
     documents_per_second: float | None
     eta_seconds: float | None

@@ -75,6 +75,7 @@ def job_view(job: Job, *, queue_position: int | None = None, references_version:
             "cancelled": counts.cancelled if counts else 0,
             "pending": counts.pending if counts else 0,
         },
+        "reuse": job.reuse, "reused": job.reused,
         "progress": 1.0 if job.status in ENDED and total == 0 else progress_of(counts),
         "documents_per_second": round(rate, 3) if rate else None,
         "eta_seconds": round((total - done) / rate, 1) if running and rate else None,

@@ -35,6 +35,7 @@ COMMANDS = {
     "worker": "cli.up:worker",
     "sweep": "cli.up:sweep",
     "db": "cli.operate:db",
+    "reuse": "cli.reuse:reuse",
     "doctor": "cli.operate:doctor",
 }
 _HELP = {"help_option_names": ["-h", "--help"]}

@@ -44,6 +44,9 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
     priority: Annotated[int, typer.Option(help="Jobs of higher priority run first.")] = 0,
+    reuse: Annotated[
+        bool, typer.Option("--reuse", help="Take outputs kept of the same texts, and keep this job's for others.")
+    ] = False,
     text_field: Annotated[
         str | None, typer.Option(help="The text.", show_default="text", rich_help_panel=_FIELDS)
     ] = None,
@@ -88,7 +91,8 @@ def submit(
         try:
             with bars() as shown:
                 job = client.submit(
-                    task, source, model=model, revision=revision, name=name, priority=priority, format=input_format,
+                    task, source, model=model, revision=revision, name=name, priority=priority, reuse=reuse,
+                    format=input_format,
                     progress=lambda sent, size: shown.bytes("upload", sent, size), params=params, **fields,
                 )  # fmt: skip
         except KeyboardInterrupt:
@@ -223,6 +227,7 @@ def _show_outcome(job: Job, *, as_json: bool) -> None:
             ("job", job.id), ("name", job.name), ("task", job.task), ("model", job.model), ("revision", job.revision),
             ("status", job.status), ("queue position", job.queue_position), ("error", job.error),
             ("documents", counts.total), ("succeeded", counts.succeeded), ("failed", counts.failed or None),
+            ("reused", job.reused or None),
             ("cancelled", counts.cancelled or None), ("pending", counts.pending or None),
             ("unreadable lines", job.corpus_invalid or None), ("documents/s", job.documents_per_second),
         ])  # fmt: skip

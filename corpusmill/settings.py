@@ -84,6 +84,10 @@ class Settings(BaseModel):
     places_file: Path | None = Field(
         None, description="TOML file of the databases, folders and labelling tools that schedules may name."
     )
+    reuse_days: Annotated[float, Field(ge=0, le=36_525)] = Field(
+        90.0,
+        description="Days for which an output that jobs with `reuse` keep stays after its last use; 0: until it is dropped.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Workers that `up` starts; 0: one per device.")
     threads: Annotated[int, Field(ge=0)] = Field(
@@ -116,6 +120,11 @@ class Settings(BaseModel):
             if self.database_url.startswith(prefix):
                 return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
         return self.database_url
+
+    @property
+    def reuse_noted_seconds(self) -> float:
+        """How old the note of an output's last use may get before a use is noted again: a tenth of its time."""
+        return (self.reuse_days or 90.0) * 8_640
 
     @property
     def loopback(self) -> bool:

@@ -54,6 +54,9 @@ class Job:
     started_at: float | None
     finished_at: float | None
     expires_at: float | None
+    reuse: bool
+    #: Documents whose results were taken from outputs kept before.
+    reused: int
     now: float
 
     @property
@@ -71,11 +74,12 @@ class Job:
 def create(
     connection: Connection, *, id: str, name: str | None, task: Task, model: ModelInfo, corpus: Corpus,
     params: Mapping[str, Any], priority: int, metadata: Mapping[str, Any], slices: Iterable[Slice] | None,
-    ttl: float | None = None,
+    ttl: float | None = None, reuse: bool = False,
 ) -> None:  # fmt: skip
     """A job and, where the corpus is ready, its shards; repeating it with the same id changes nothing.
 
-    `ttl` is the seconds for which it is kept after its end, or None for ever.
+    `ttl` is the seconds for which it is kept after its end, or None for ever; `reuse` lets outputs kept of the same texts
+    stand for the model's, and keeps its own.
     """
     if connection.scalar(select(jobs.c.key).where(jobs.c.id == id)) is not None:
         return
@@ -84,7 +88,7 @@ def create(
         .values(
             id=id, name=name, task=task, model_id=model.id, model_revision=model.revision, model=_model_json(model),
             corpus_key=corpus.key, corpus_id=corpus.id, corpus_invalid=corpus.invalid, params=dict(params),
-            priority=priority, metadata=dict(metadata), intent=Intent.RUN, created_at=db_now(), ttl=ttl,
+            priority=priority, metadata=dict(metadata), intent=Intent.RUN, created_at=db_now(), ttl=ttl, reuse=reuse,
         )
         .returning(jobs.c.key)
     ).scalar_one()  # fmt: skip
@@ -247,7 +251,7 @@ def retry(connection: Connection, job_id: str) -> Job:
         update(jobs)
         .where(jobs.c.key == job.key, jobs.c.outcome.in_(MOVES["retry"]))
         .values(
-            outcome=None, error=None, summary=None, evaluated=False, confusion_matrix=None, finished_at=None,
+            outcome=None, error=None, summary=None, reused=None, evaluated=False, confusion_matrix=None, finished_at=None,
             expires_at=None, intent=Intent.RUN, started_at=jobs.c.started_at + db_now() - jobs.c.finished_at,
         )
     ).rowcount  # fmt: skip
@@ -307,7 +311,7 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
             .values(state=end, finished_at=db_now(), **{end: _undone()})
         )
     never_planned = row.total is None and (row.intent == Intent.CANCEL or row.error is not None)
-    counts = _sums(connection, [job_key], {job_key: row.total}).get(job_key, Counts())
+    counts, reused = _sums(connection, [job_key], {job_key: row.total}).get(job_key, (Counts(), 0))
     if not never_planned and (row.total is None or counts.pending):
         return False
     status = status_of(Intent(row.intent), str(row.error) if row.error else None, None if never_planned else counts)
@@ -315,7 +319,7 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
     connection.execute(
         update(jobs)
         .where(jobs.c.key == job_key)
-        .values(outcome=status, finished_at=db_now(), summary=summary, expires_at=db_now() + jobs.c.ttl)
+        .values(outcome=status, finished_at=db_now(), summary=summary, reused=reused, expires_at=db_now() + jobs.c.ttl)
     )
     return True
 
@@ -372,7 +376,10 @@ def _read(connection: Connection, query: Any) -> list[Job]:
     return [_job(row, sums.get(row.key)) for row in rows]
 
 
-def _sums(connection: Connection, keys: Collection[int], totals: Mapping[int, int | None]) -> dict[int, Counts]:
+def _sums(
+    connection: Connection, keys: Collection[int], totals: Mapping[int, int | None]
+) -> dict[int, tuple[Counts, int]]:
+    """Counts, and how many results were taken from outputs kept before, by job key."""
     rows = connection.execute(
         select(
             shards.c.job_key,
@@ -380,26 +387,31 @@ def _sums(connection: Connection, keys: Collection[int], totals: Mapping[int, in
             func.sum(shards.c.failed).label("failed"),
             func.sum(shards.c.cancelled).label("cancelled"),
             func.sum(case((shards.c.state == "running", 1), else_=0)).label("running"),
+            func.coalesce(func.sum(shards.c.usage["reused"].as_integer()), 0).label("reused"),
         )
         .where(shards.c.job_key.in_(keys))
         .group_by(shards.c.job_key)
     )
     return {
-        row.job_key: Counts(
-            total=totals[row.job_key] or 0, succeeded=int(row.succeeded), failed=int(row.failed),
-            cancelled=int(row.cancelled), running=int(row.running),
+        row.job_key: (
+            Counts(
+                total=totals[row.job_key] or 0, succeeded=int(row.succeeded), failed=int(row.failed),
+                cancelled=int(row.cancelled), running=int(row.running),
+            ),
+            int(row.reused),
         )
         for row in rows
     }  # fmt: skip
 
 
-def _job(row: Row[Any], sums: Counts | None) -> Job:
+def _job(row: Row[Any], sums: tuple[Counts, int] | None) -> Job:
     values = dict(row._mapping)
     total = values.pop("total")
-    counts = sums
+    counts, reused = sums or (None, 0)
     if values["summary"] is not None:
         counts = Counts(total=total or 0, **values["summary"])
-    for name in ("model_id", "model_revision", "claimed_at", "ttl", "reuse", "reused"):
+        reused = values["reused"] or 0
+    for name in ("model_id", "model_revision", "claimed_at", "ttl"):
         values.pop(name)
     return Job(
         **values
@@ -409,6 +421,7 @@ def _job(row: Row[Any], sums: Counts | None) -> Job:
             "intent": Intent(row.intent),
             "outcome": Status(row.outcome) if row.outcome else None,
             "counts": counts,
+            "reused": reused,
         }
     )
 

@@ -18,8 +18,10 @@ from corpusmill.shards import Slice, added, halves
 from corpusmill.status import Intent
 from db import jobs as job_rows
 from db import results as result_rows
+from db import reuse
 from db.engine import db_now
 from db.results import ResultRow
+from db.reuse import Keeping
 from db.tables import jobs, shards
 
 _CANDIDATES = 100
@@ -168,12 +170,13 @@ def intents(connection: Connection, claims: Collection[Claim]) -> dict[int, Inte
 def finish(
     connection: Connection, claim: Claim, *, rows: Sequence[ResultRow], usage: Mapping[str, Any],
     partial: Mapping[str, Any], runtime: Mapping[str, Any] | None = None, references_version: int = 0,
+    keeping: Keeping | None = None,
 ) -> bool:  # fmt: skip
     """End a shard: its results, its metric partial and its state in the caller's one transaction.
 
     Documents without a row, and not kept from before, count as cancelled; `partial` is of the kept ones too. The statistics
     of the rows are of `references_version`; where kept ones are of an older one, the shard is marked as being of that, and
-    brought up to date later (`db.rescoring`). Returns whether the job ended with it. Raises LeaseLost where the shard is no
+    brought up to date later (`db.rescoring`). `keeping` is what it leaves for other jobs to use. Returns whether the job ended with it. Raises LeaseLost where the shard is no
     longer this claim's, in which case nothing may be committed; a repetition after a commit whose answer was lost is
     recognised and does nothing.
     """
@@ -200,6 +203,8 @@ def finish(
         if connection.scalar(done) is not None:
             return False
         raise LeaseLost("The shard was taken over, cancelled or deleted while it ran; nothing was written.")
+    if keeping is not None:
+        reuse.keep(connection, keeping)
     result_rows.write(connection, claim.job_key, rows)
     if runtime:
         job_rows.record_runtime(connection, claim.job_key, runtime)

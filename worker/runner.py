@@ -27,10 +27,12 @@ from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
 from db.jobs import Job
 from db.results import ResultRow, kept, result_of, row_of
+from db.reuse import Keeping
 from db.shards import Claim
 from worker.device import is_device_lost
 from worker.engines.base import Engine, Usage, Work
 from worker.heartbeat import Heartbeat, Held
+from worker.reuse import Reuse, look_up, scope_of
 
 log = structlog.get_logger(__name__)
 
@@ -50,15 +52,21 @@ class Models(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Ready:
-    """A claimed shard whose documents are read and tokenized, without those of it that are `kept` from before."""
+    """A claimed shard whose documents are read and tokenized, without those of it that are `kept` from before.
+
+    `waiting` are those of its documents that are to go through the model; where outputs are used again, `reuse` says
+    which, and their results are among `results` already.
+    """
 
     held: Held
     job: Job
     params: Params
     documents: list[Document]
+    waiting: list[Document]
     kept: list[ResultRow]
     engine: Engine[Any]
     work: Work[Any]
+    reuse: Reuse | None = None
     results: list[Result] = field(default_factory=list)
 
     @property
@@ -69,7 +77,7 @@ class Ready:
     def may_follow(self, first: Ready) -> bool:
         """Whether an engine may take it up while `first` is still running."""
         alike = self.engine is first.engine and self.job.key == first.job.key
-        return alike and bool(self.documents) and not self.suspect and not first.suspect
+        return alike and bool(self.waiting) and not self.suspect and not first.suspect
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +92,7 @@ class Done:
     usage: Usage
     runtime: dict[str, Any]
     results: list[Result]
+    keeping: Keeping | None
 
 
 class Runner:
@@ -148,10 +157,25 @@ class Runner:
             before = self._kept(claim)
             done = {row.position for row in before}
             documents = [document for document in documents if document.position not in done]
-        # a half of a shard that was opened again may hold nothing but what had succeeded
-        prepared = engine.prepare(documents, params, usage) if documents else None
-        work = Work(prepared, usage, held.stopped)
-        return Ready(held=held, job=job, params=params, documents=documents, kept=before, engine=engine, work=work)
+            reuse = self._reuse(job, params, engine, documents)
+        waiting = documents if reuse is None else reuse.waiting
+        # what had succeeded before, and what is known of its texts, may leave nothing for the model
+        prepared = engine.prepare(waiting, params, usage) if waiting else None
+        ready = Ready(
+            held=held, job=job, params=params, documents=documents, waiting=waiting, kept=before, engine=engine,
+            work=Work(prepared, usage, held.stopped), reuse=reuse,
+        )  # fmt: skip
+        if reuse is not None:
+            ready.results += reuse.results
+            usage.reused = len(reuse.results)
+        return ready
+
+    def _reuse(self, job: Job, params: Params, engine: Engine[Any], documents: list[Document]) -> Reuse | None:
+        """What is kept of the documents' texts, where the job asks for that."""
+        scope = scope_of(job, params, engine) if job.reuse and documents else None
+        if scope is None:
+            return None
+        return look_up(self._database, scope, documents, stale=self._settings.reuse_noted_seconds)
 
     def _documents(self, job: Job, piece: Slice) -> list[Document]:
         try:
@@ -202,8 +226,14 @@ class Runner:
             return None
         return Done(
             held=held, job=ready.job, params=ready.params, documents=ready.documents, kept=ready.kept,
-            usage=ready.work.usage, runtime=ready.engine.runtime, results=ready.results,
+            usage=ready.work.usage, runtime=ready.engine.runtime, results=ready.results, keeping=self._keeping(ready),
         )  # fmt: skip
+
+    @staticmethod
+    def _keeping(ready: Ready) -> Keeping | None:
+        if ready.reuse is None:
+            return None
+        return ready.reuse.keeping(ready.results, scope_of(ready.job, ready.params, ready.engine))
 
     def save(self, done: Done) -> None:
         """Evaluate and commit a shard, and the job's metrics where it was the last one."""
@@ -231,6 +261,7 @@ class Runner:
                     partial=partial,
                     runtime=done.runtime,
                     references_version=version,
+                    keeping=done.keeping,
                 ),
                 patience=SAVE_PATIENCE_SECONDS,
             )

@@ -89,7 +89,7 @@ class Serving:
             return following.work
 
         self._look_ahead(first)
-        if not first.documents:
+        if not first.waiting:
             self._end(first)
             return
         try:

@@ -24,7 +24,7 @@ from corpusmill.documents import failed
 from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NotFound
 from corpusmill.settings import Settings
 from corpusmill.tasks import PARAMS
-from db import corpora, files, idempotency, ingest, jobs, metrics, planning, rescoring, shards, workers
+from db import corpora, files, idempotency, ingest, jobs, metrics, planning, rescoring, reuse, shards, workers
 from db.corpora import store_directory
 from db.engine import Connection, Engine, create_engine, reading, settle, transact
 from db.results import row_of
@@ -38,6 +38,8 @@ _TIDY_SECONDS = 600.0
 _RETIRED_AT_ONCE = 20
 #: Of each sweep, for statistics that are to be made again with other references.
 _RESCORING_SECONDS = 2.0
+#: Slices of the kept outputs that are looked through at once: with all of them a round takes not quite three hours.
+_SLICES_AT_ONCE = 16
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -52,6 +54,7 @@ class Sweeper:
     owner: str = field(default_factory=lambda: f"sweep:{os.urandom(8).hex()}")
     _ingests: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _tidied: float = 0.0
+    _slice: int = 0
     #: Until then nothing is taken from anybody; infinite while the database does not answer. As `time.monotonic()`.
     _patient_until: float = 0.0
 
@@ -186,6 +189,7 @@ class Sweeper:
         self._tidied = time.monotonic()
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
         transact(self.database, idempotency.forget_old)
+        self._forget_outputs()
         remove_partials(self.settings.data_dir / "corpora")
         with reading(self.database) as connection:
             abandoned = corpora.abandoned(connection, older=files.ORPHAN_SECONDS)
@@ -199,6 +203,19 @@ class Sweeper:
             log.info("removing files without a corpus", corpus=corpus_id)
             files.remove_corpus(self.settings.data_dir, corpus_id)
         settle(self.database)
+
+    def _forget_outputs(self) -> None:
+        """Outputs that no job has used for as long as they are kept, in some slices of their keys at a time."""
+        if not self.settings.reuse_days:
+            return
+        for _ in range(_SLICES_AT_ONCE):
+            part, self._slice = self._slice, (self._slice + 1) % reuse.SLICES
+            transact(
+                self.database,
+                lambda connection, part=part: reuse.forget_unused(  # type: ignore[misc]
+                    connection, seconds=self.settings.reuse_days * 86_400, part=part
+                ),
+            )
 
 
 def main(settings: Settings) -> None:

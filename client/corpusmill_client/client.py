@@ -106,6 +106,7 @@ class Client:
         revision: str | None = None,
         name: str | None = None,
         priority: int = 0,
+        reuse: bool = False,
         metadata: Mapping[str, Any] | None = None,
         format: str | None = None,
         text_field: str | None = None,
@@ -120,8 +121,9 @@ class Client:
 
         `source` is a path, a Corpus or its id, an open file, or an iterable of texts or mappings: up to a thousand
         small documents go with the job, more are uploaded as a corpus. The fields say where a document's parts are
-        (defaults: `text`, no pair, `id`, `reference`). `params`, and every other keyword, are
-        parameters of the task.
+        (defaults: `text`, no pair, `id`, `reference`). With `reuse` the outputs of texts that went through the same model
+        with the same parameters before are taken as they are, and this job's are kept for others. `params`, and every
+        other keyword, are parameters of the task.
         """
         request: dict[str, Any] = {
             "task": task,
@@ -129,6 +131,7 @@ class Client:
             "revision": revision,
             "name": name,
             "priority": priority or None,
+            "reuse": reuse or None,
         }
         request |= {"params": {**(params or {}), **more} or None, "metadata": dict(metadata) if metadata else None}
         fields = {

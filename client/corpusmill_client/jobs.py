@@ -94,6 +94,11 @@ class Job:
         return shaped(Counts, self._data.get("counts") or {})
 
     @property
+    def reused(self) -> int:
+        """How many of the results were taken from outputs that were kept of the same texts (`reuse`)."""
+        return int(self._data.get("reused") or 0)
+
+    @property
     def progress(self) -> float:
         """The share of documents that have ended, from 0 to 1."""
         return float(self._data.get("progress") or 0.0)

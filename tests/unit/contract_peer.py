@@ -20,7 +20,18 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 NOW = "2026-01-02T03:04:05.000Z"
-KNOWN_JOB_FIELDS = {"task", "model", "revision", "corpus", "documents", "name", "params", "priority", "metadata"}
+KNOWN_JOB_FIELDS = {
+    "task",
+    "model",
+    "revision",
+    "corpus",
+    "documents",
+    "name",
+    "params",
+    "priority",
+    "metadata",
+    "reuse",
+}
 
 
 @dataclass

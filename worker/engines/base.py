@@ -26,6 +26,7 @@ class Usage:
     through the model (source and generated), `padded_tokens` the same with padding, `generated_tokens` for the
     generating tasks.
     `slot_steps` are decoder steps times the slots they were offered, `busy_slot_steps` those whose slot held a source.
+    `reused` are documents answered without the model, from outputs that were kept.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Usage:
     batches: int = 0
     slot_steps: int = 0
     busy_slot_steps: int = 0
+    reused: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -97,6 +99,17 @@ class StreamingEngine(Engine[Prepared], Protocol):
         """Run `first`, and what `more` gives whenever there is room for it; every work gets a last step with `ended`.
 
         Between batches the works' `stopped` are asked, and a work ends early where its own answers true.
+        """
+
+
+@runtime_checkable
+class RuntimeForParams(Protocol):
+    """An engine whose way of running, and so its `runtime`, depends on the parameters."""
+
+    def runtime_for(self, params: Params) -> dict[str, Any]:
+        """The `runtime` of a job with these parameters, before it runs; `sampling` says whether outputs are drawn.
+
+        Raises ModelFault, as `prepare` does.
         """
 
 

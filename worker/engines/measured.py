@@ -14,7 +14,7 @@ from typing import Any
 from corpusmill.documents import Document, Result
 from corpusmill.errors import ModelFault
 from corpusmill.tasks import Params
-from worker.engines.base import Engine, More, Step, Usage, Work, steps
+from worker.engines.base import Engine, More, RuntimeForParams, Step, Usage, Work, steps
 
 #: Documents that are run twice: those at positions below this, as far as they stand in the corpus's first shard.
 FIRST = 32
@@ -54,6 +54,11 @@ class MeasuredEngine:
         #: Of the inner engine alone, since the other is not kept.
         self.weight_bytes = engine.weight_bytes
         self.runtime: dict[str, Any] = {**engine.runtime, **self._facts}
+
+    def runtime_for(self, params: Params) -> dict[str, Any]:
+        """As the protocol says; the agreement comes afterwards."""
+        inner = self._engine.runtime_for(params) if isinstance(self._engine, RuntimeForParams) else self._engine.runtime
+        return {**inner, **self._facts}
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Prepared:
         """As the protocol says."""

@@ -24,7 +24,7 @@ from worker.engines.budget import Budget
 from worker.engines.decoding import Rules, SlotDecoder, Unsupported, rules_of
 from worker.engines.decoding.linear import Factory
 from worker.engines.drafts import Drafter
-from worker.engines.languages import direction_of
+from worker.engines.languages import Direction, direction_of
 from worker.engines.prepared import Prepared
 from worker.engines.sources import SourceEncoder
 from worker.engines.streaming import Streaming
@@ -82,8 +82,7 @@ class Seq2SeqEngine:
                 "method extractive."
             )
         with usage.phase("tokenize"):
-            direction = direction_of(params, self._info.id, self._model, self._tokenizer, self._encoder.frame)
-            settings = generation.settings_of(self._model, params, direction.generation, self._target_positions)
+            direction, settings = self._settings(params)
             drafter = Drafter(
                 encoder=self._encoder,
                 model_id=self._info.id,
@@ -94,6 +93,19 @@ class Seq2SeqEngine:
             )
             drafts, failed = drafter.drafts(documents)
         return Prepared(drafter=drafter, drafts=drafts, failed=failed, settings=settings)
+
+    def runtime_for(self, params: Params) -> dict[str, Any]:
+        """As the protocol says."""
+        if not isinstance(params, SummarizationParams | TranslationParams):
+            return self._runtime
+        _, settings = self._settings(params)
+        _, fallback = self._rules(settings)
+        return {**self._runtime_with(fallback), "sampling": settings.seed is not None}
+
+    def _settings(self, params: SummarizationParams | TranslationParams) -> tuple[Direction, generation.Settings]:
+        direction = direction_of(params, self._info.id, self._model, self._tokenizer, self._encoder.frame)
+        settings = generation.settings_of(self._model, params, direction.generation, self._target_positions)
+        return direction, settings
 
     def run(self, prepared: Prepared, usage: Usage, stopped: Callable[[], bool]) -> Iterator[list[Result]]:
         """Results as documents get ready, in no order; a document of several segments comes after its last one."""

@@ -73,10 +73,7 @@ class TextEngine:
         if not isinstance(params, SummarizationParams | TranslationParams):
             raise ModelFault(f"{self._info.id} was loaded to generate text, and was given a task without.")
         with usage.phase("tokenize"):
-            encoder = PromptEncoder(self._chat, parse(in_force(params).prompt or ""), _languages(params))
-            settings = settings_of(
-                self._stated, params, positions=self._positions, own=len(encoder.own), pad=self._pad
-            )  # fmt: skip
+            encoder, settings = self._settings(params)
             drafter = Drafter(
                 encoder=encoder,
                 model_id=self._info.id,
@@ -87,6 +84,21 @@ class TextEngine:
             )
             drafts, refused = drafter.drafts(documents)
         return Prepared(drafter=drafter, drafts=drafts, failed=refused, settings=settings)
+
+    def runtime_for(self, params: Params) -> dict[str, Any]:
+        """As the protocol says."""
+        if not isinstance(params, SummarizationParams | TranslationParams):
+            return self.runtime
+        _, settings = self._settings(params)
+        return {**self._runtime_under(settings), "sampling": settings.seed is not None}
+
+    def _runtime_under(self, settings: Settings) -> dict[str, Any]:  # noqa: ARG002 — a subclass may go several ways
+        return self.runtime
+
+    def _settings(self, params: SummarizationParams | TranslationParams) -> tuple[PromptEncoder, Settings]:
+        encoder = PromptEncoder(self._chat, parse(in_force(params).prompt or ""), _languages(params))
+        settings = settings_of(self._stated, params, positions=self._positions, own=len(encoder.own), pad=self._pad)
+        return encoder, settings
 
     def run(self, prepared: Prepared, usage: Usage, stopped: Callable[[], bool]) -> Iterator[list[Result]]:
         """Results as documents get ready, in no order; a document of several segments comes after its last one."""

@@ -1,0 +1,154 @@
+"""`corpusmill reuse list|drop`: the outputs that jobs have kept for others, seen and deleted by the operator.
+
+Knows the settings, the corpora on disk and how findings are shown. Must not know how outputs are kept: `db.reuse` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corpusmill.settings import Settings, settings_from
+
+if TYPE_CHECKING:
+    from db.engine import Engine
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")]
+_TEXTS_AT_ONCE = 10_000
+
+reuse = typer.Typer(add_completion=False, no_args_is_help=True)
+
+
+@reuse.callback()
+def _reuse() -> None:
+    """Look after the outputs that jobs with --reuse keep for others."""
+
+
+@reuse.command("list")
+def list_(
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """What is kept: for each model and set of parameters, how many outputs."""
+    from cli.output import print_json, print_table
+    from db import reuse as rows
+    from db.engine import reading
+
+    with reading(_database(settings_from(os.environ, data_dir=data))) as connection:
+        found = rows.scopes(connection)
+    if as_json:
+        print_json({"data": [
+            {"scope": row.key, "outputs": row.outputs, "created_at": _moment(row.created_at), **row.description}
+            for row in found
+        ]})  # fmt: skip
+        return
+    print_table(
+        ("SCOPE", "TASK", "MODEL", "REVISION", "ENGINE", "OUTPUTS", "SINCE"),
+        [
+            (
+                row.key, row.description["task"], row.description["model"], str(row.description["revision"])[:19],
+                row.description["runtime"].get("engine"), row.outputs, _moment(row.created_at)[:10],
+            )
+            for row in found
+        ],
+    )  # fmt: skip
+
+
+@reuse.command()
+def drop(
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Every output.")] = False,
+    model: Annotated[str | None, typer.Option(help="Those of one model.", show_default=False)] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Those of a corpus's texts; before the corpus is deleted.", show_default=False)
+    ] = None,
+    unused_days: Annotated[
+        float | None, typer.Option(min=0.0, help="Those not used for so many days.", show_default=False)
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Delete kept outputs. Jobs keep their results; whoever asks for the same texts again has them run."""
+    from cli.output import say
+    from db import reuse as rows
+    from db.engine import settle, transact
+
+    if sum((everything, model is not None, corpus is not None, unused_days is not None)) != 1:
+        raise typer.BadParameter("Say which outputs: one of --all, --model, --corpus and --unused-days.")
+    settings = settings_from(os.environ, data_dir=data)
+    database = _database(settings)
+    if corpus is not None:
+        gone = _drop_texts(database, settings, corpus)
+    elif unused_days is not None:
+        gone = sum(
+            transact(
+                database,
+                lambda connection, part=part: rows.forget_unused(  # type: ignore[misc]
+                    connection, seconds=unused_days * 86_400, part=part
+                ),
+            )
+            for part in range(rows.SLICES)
+        )
+    else:
+        gone = _drop_scopes(database, model)
+    transact(database, rows.forget_empty_scopes)
+    settle(database)
+    say(f"Deleted {gone:,} outputs.")
+
+
+def _drop_scopes(database: Engine, model: str | None) -> int:
+    from db import reuse as rows
+    from db.engine import reading, transact
+
+    with reading(database) as connection:
+        keys = [row.key for row in rows.scopes(connection, model=model)]
+    return sum(
+        transact(
+            database,
+            lambda connection, key=key, part=part: rows.forget_scope(connection, key, part=part),  # type: ignore[misc]
+        )
+        for key in keys
+        for part in range(rows.SLICES)
+    )
+
+
+def _drop_texts(database: Engine, settings: Settings, corpus: str) -> int:
+    from db import reuse as rows
+    from db.engine import transact
+
+    gone = 0
+    for hashes in _hashes(settings, corpus):
+        gone += transact(database, lambda connection, hashes=hashes: rows.forget_texts(connection, hashes))  # type: ignore[misc]
+    return gone
+
+
+def _hashes(settings: Settings, corpus: str) -> Iterator[list[bytes]]:
+    """Hashes of a corpus's texts, some thousand at a time. Raises NotFound where its files are not here."""
+    from corpora import Store
+    from corpusmill.texts import text_hash
+    from db.corpora import store_directory
+
+    store = Store(store_directory(settings.data_dir, corpus))
+    documents = store.documents(0, store.summary.documents)
+    while some := list(islice(documents, _TEXTS_AT_ONCE)):
+        yield [text_hash(document.text, document.text_pair) for document in some]
+
+
+def _database(settings: Settings) -> Engine:
+    """The database, whose tables must be those of this program. Raises InvalidSettings where they are not."""
+    from corpusmill.errors import InvalidSettings
+    from db.engine import create_engine, usable
+
+    engine = create_engine(settings.database, pool_size=1)
+    if not usable(engine):
+        raise InvalidSettings("The database's tables are not those of this version: run `corpusmill db upgrade`.")
+    return engine
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
