@@ -12,7 +12,7 @@ from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 
 import corpusmill
-from api import corpora, health, jobs, models, problems, results, security, workers
+from api import corpora, health, jobs, models, problems, results, schedules, security, workers
 from api.blueprint import refuse_ignored_queries
 from api.problems import Problem
 from api.recent import Recent
@@ -64,7 +64,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     problems.register(app)
     security.register(app, settings)
     refuse_ignored_queries(app)
-    for module in (corpora, jobs, results, models, workers):
+    for module in (corpora, jobs, results, schedules, models, workers):
         app.register_api(module.blueprint)
     health.register(app, settings)
     return app

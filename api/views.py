@@ -19,6 +19,8 @@ from db.corpora import Corpus
 from db.jobs import Job
 from db.references import Version
 from db.results import ResultRow
+from db.runs import Run
+from db.schedules import Schedule
 from db.workers import Worker
 from evaluation import Report
 
@@ -147,3 +149,25 @@ def worker_view(worker: Worker) -> dict[str, Any]:
 def page_view(rows: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
     """A page of a list."""
     return {"data": rows, "next_cursor": next_cursor}
+
+
+def schedule_view(schedule: Schedule, next_fires: list[float]) -> dict[str, Any]:
+    """A schedule as the contract has it."""
+    return {
+        "id": schedule.id, **schedule.definition.model_dump(mode="json"), "revision": schedule.revision,
+        "next_fires": [time_view(fire) for fire in next_fires],
+        "created_at": time_view(schedule.created_at), "updated_at": time_view(schedule.updated_at),
+    }  # fmt: skip
+
+
+def run_view(run: Run) -> dict[str, Any]:
+    """A run as the contract has it."""
+    counts: dict[str, int] = dict(run.counts.get("documents", {}))
+    return {
+        "id": run.id, "schedule": run.schedule_id, "fire_time": time_view(run.fire_time), "trigger": run.trigger,
+        "status": run.status, "stage": run.stage, "job": run.job_id, "corpus": run.corpus_id,
+        "new_documents": sum(counts.get(name, 0) for name in ("new", "changed", "relabelled")),
+        "reused_documents": counts.get("reused", 0), "failed_documents": counts.get("failed", 0), "counts": counts,
+        "report": run.report, "error": run.error, "created_at": time_view(run.created_at),
+        "started_at": time_view(run.started_at), "finished_at": time_view(run.finished_at),
+    }  # fmt: skip

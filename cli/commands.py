@@ -28,6 +28,7 @@ COMMANDS = {
     "cancel": "cli.jobs:cancel",
     "retry": "cli.jobs:retry",
     "delete": "cli.jobs:delete",
+    "schedule": "cli.schedules:schedule",
     "corpora": "cli.lists:corpora",
     "references": "cli.lists:references",
     "models": "cli.lists:models",

@@ -269,9 +269,14 @@ def parse_definition(raw: dict[str, Any]) -> ScheduleDefinition:
         definition = ScheduleDefinition.model_validate(raw)
     except ValidationError as error:
         raise InvalidRequest("The schedule cannot be used.", *faults_of(error, ScheduleDefinition)) from error
+    check_params(definition)
+    return definition
+
+
+def check_params(definition: ScheduleDefinition) -> Params:
+    """The parameters of its job with the defaults of the task. Raises InvalidRequest, which points below `/job`."""
     try:
-        definition.job.parsed  # noqa: B018 — for what it raises
+        return definition.job.parsed
     except InvalidRequest as error:
         moved = [FieldFault("/job" + fault.pointer, fault.message) for fault in error.faults]
         raise InvalidRequest(str(error), *moved) from error
-    return definition

@@ -273,7 +273,6 @@ labelled_documents = Table(
     Column("scope_hash", LargeBinary(16)),
     Column("run_key", Key),
     Column("status", String(12)),
-    Column("output", Json),
     # Where a run holds it that has not delivered yet: that run, and the text as that run read it.
     Column("wanted_by", Key),
     Column("wanted_hash", LargeBinary(16)),

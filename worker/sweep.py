@@ -1,7 +1,8 @@
 """The sweeper: puts right what a crash, a lost message or a restart has left undone.
 
-Knows the database, the doorbell and the corpus files. Must not know torch. Any number of sweepers may run: each step is one
-transaction whose repetition changes nothing.
+Knows the database, the doorbell and the corpus files; beside its own steps it lets the runs of schedules go on
+(`pipeline`). Must not know torch. Any number of sweepers may run: each step is one transaction whose repetition changes
+nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from db.corpora import store_directory
 from db.engine import Connection, Engine, create_engine, reading, settle, transact
 from db.results import row_of
 from db.shards import Claim, Expired
+from pipeline.parts import real_parts
+from pipeline.running import Runner
 from worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
@@ -40,6 +43,7 @@ _RETIRED_AT_ONCE = 20
 _RESCORING_SECONDS = 2.0
 #: Slices of the kept outputs that are looked through at once: with all of them a round takes not quite three hours.
 _SLICES_AT_ONCE = 16
+_RUNS_SECONDS = 1.0
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -224,9 +228,13 @@ def main(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     sweeper = Sweeper(
-        settings=settings, database=create_engine(settings.database, pool_size=2), doorbell=Doorbell(settings)
+        settings=settings, database=create_engine(settings.database, pool_size=4), doorbell=Doorbell(settings)
     )
     log.info("sweeping", every=settings.sweep_seconds)
+    # In a thread of its own: reading a source may take an hour, and shards are not to wait for that.
+    runner = Runner(settings=settings, database=sweeper.database, parts=real_parts(), stopping=ended)
+    every = min(settings.sweep_seconds, _RUNS_SECONDS)
+    threading.Thread(target=runner.keep, args=(every,), name="runs", daemon=True).start()
     pulse = Pulse(settings.pulse_file)
     while not ended.is_set():
         sweeper.sweep(ended.is_set)

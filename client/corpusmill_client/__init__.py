@@ -13,6 +13,7 @@ from corpusmill_client.client import DEFAULT_URL, Client
 from corpusmill_client.corpora import Corpus
 from corpusmill_client.errors import ConnectionFailed, CorpusmillError, FieldFault, WaitTimeout
 from corpusmill_client.jobs import Job
+from corpusmill_client.schedules import Run, Schedule
 from corpusmill_client.transport import __version__
 from corpusmill_client.views import Counts, IngestError, Metric, Metrics, Model, References, Result
 from corpusmill_client.waiting import ENDED
@@ -33,6 +34,8 @@ __all__ = [
     "Model",
     "References",
     "Result",
+    "Run",
+    "Schedule",
     "WaitTimeout",
     "__version__",
 ]

@@ -20,6 +20,7 @@ from corpusmill_client.corpora import Corpus, rejected
 from corpusmill_client.errors import CorpusmillError
 from corpusmill_client.jobs import Job
 from corpusmill_client.pages import each, path_of
+from corpusmill_client.schedules import Schedule
 from corpusmill_client.transport import Transport
 from corpusmill_client.views import Model, shaped
 
@@ -187,6 +188,20 @@ class Client:
         """The corpora in the server's order, page by page as they are asked for."""
         for data in each(self._transport, "/corpora", limit=limit):
             yield Corpus(self._transport, data)
+
+    def create_schedule(self, definition: Mapping[str, Any]) -> Schedule:
+        """Makes a schedule of a definition: name, cron, source, job, sinks, as the HTTP contract has them."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        data = self._transport.json("POST", "/schedules", json=dict(definition), headers=headers, having="id")
+        return Schedule(self._transport, data)
+
+    def schedule(self, id: str) -> Schedule:
+        return Schedule(self._transport, self._transport.json("GET", path_of("schedules", id), having="id"))
+
+    def schedules(self, *, name: str | None = None, limit: int | None = None) -> Iterator[Schedule]:
+        """The schedules in the server's order, page by page as they are asked for; with a name, that one alone."""
+        for data in each(self._transport, "/schedules", {"name": name}, limit=limit):
+            yield Schedule(self._transport, data)
 
     def models(self) -> list[Model]:
         """The models that the server can run now; a Hub model is listed once it is there."""

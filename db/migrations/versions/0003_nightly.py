@@ -70,7 +70,6 @@ def upgrade() -> None:
         sa.Column("scope_hash", sa.LargeBinary(length=16), nullable=True),
         sa.Column("run_key", KEY, nullable=True),
         sa.Column("status", sa.String(length=12), nullable=True),
-        sa.Column("output", JSON, nullable=True),
         sa.Column("wanted_by", KEY, nullable=True),
         sa.Column("wanted_hash", sa.LargeBinary(length=16), nullable=True),
         sa.ForeignKeyConstraint(

@@ -1,0 +1,192 @@
+"""Schedules and their runs as a caller sees them.
+
+Knows their endpoints and shapes. Must not know how requests are repeated (`transport`).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from corpusmill_client.errors import WaitTimeout
+from corpusmill_client.pages import each, path_of
+from corpusmill_client.transport import Transport
+from corpusmill_client.views import sentence_of, time_of
+
+#: The statuses of runs that have ended.
+RUN_ENDED = frozenset({"succeeded", "failed", "skipped", "cancelled"})
+_FASTEST, _SLOWEST = 0.2, 5.0
+#: What a server adds to a definition.
+_ADDED = ("id", "revision", "next_fires", "created_at", "updated_at")
+
+
+class Run:
+    """What is done for one fire of a schedule, as it stood when last asked for."""
+
+    def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
+        self._transport = transport
+        self._data = data
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The server's answer whole."""
+        return self._data
+
+    @property
+    def id(self) -> str:
+        return str(self._data["id"])
+
+    @property
+    def schedule(self) -> str:
+        """The id of its schedule."""
+        return str(self._data["schedule"])
+
+    @property
+    def status(self) -> str:
+        """waiting, running or paused; in the end succeeded, failed, skipped or cancelled."""
+        return str(self._data["status"])
+
+    @property
+    def stage(self) -> str:
+        """read, label, deliver, review or report."""
+        return str(self._data["stage"])
+
+    @property
+    def ended(self) -> bool:
+        return self.status in RUN_ENDED
+
+    @property
+    def fire_time(self) -> datetime | None:
+        return time_of(self._data.get("fire_time"))
+
+    @property
+    def job(self) -> str | None:
+        """The id of its job; None before there is one, and where nothing was new."""
+        return self._data.get("job")
+
+    @property
+    def new_documents(self) -> int:
+        return int(self._data.get("new_documents") or 0)
+
+    @property
+    def reused_documents(self) -> int:
+        return int(self._data.get("reused_documents") or 0)
+
+    @property
+    def failed_documents(self) -> int:
+        return int(self._data.get("failed_documents") or 0)
+
+    @property
+    def report(self) -> Mapping[str, Any] | None:
+        return self._data.get("report")
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """A sentence for each rule of `fail_if` that its report breaks."""
+        return tuple((self.report or {}).get("broken") or ())
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed, or why it waits to try again."""
+        return sentence_of(self._data.get("error"))
+
+    @property
+    def exit_code(self) -> int:
+        """What a cron job can act on. 0: well, or not ended; 1: it failed, was cancelled, or a rule of `fail_if` is broken;
+        3: documents failed."""
+        if self.status in {"failed", "cancelled"} or self.broken:
+            return 1
+        return 3 if self.failed_documents else 0
+
+    def refresh(self) -> Run:
+        """This run, asked for again."""
+        self._data = self._transport.json("GET", path_of("schedules", self.schedule, "runs", self.id), having="id")
+        return self
+
+    def wait(self, timeout: float | None = None, progress: Callable[[Run], object] | None = None) -> Run:
+        """Waits until the run has ended and returns it, whatever the outcome (`status`, `exit_code`).
+
+        `progress` is called whenever it has changed. Raises WaitTimeout after `timeout` seconds; the run goes on.
+        """
+        began, pause = time.monotonic(), _FASTEST
+        while not self.ended:
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise WaitTimeout(f"{self.id} has not ended within {timeout:g} s; it goes on.", code="wait_timeout")
+            time.sleep(pause)
+            pause = min(pause * 1.5, _SLOWEST)
+            before = self._data
+            if self.refresh().data != before and progress is not None:
+                progress(self)
+        return self
+
+    def __repr__(self) -> str:
+        return f"Run({self.id!r}, {self.status}, stage={self.stage}, new={self.new_documents})"
+
+
+class Schedule:
+    """What fires every night, as it stood when last asked for."""
+
+    def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
+        self._transport = transport
+        self._data = data
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The server's answer whole."""
+        return self._data
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What was defined, with the defaults."""
+        return {name: value for name, value in self._data.items() if name not in _ADDED}
+
+    @property
+    def id(self) -> str:
+        return str(self._data["id"])
+
+    @property
+    def name(self) -> str:
+        return str(self._data["name"])
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._data.get("enabled"))
+
+    @property
+    def next_fires(self) -> tuple[datetime, ...]:
+        """The next five; none while it is not enabled."""
+        return tuple(fire for fire in map(time_of, self._data.get("next_fires") or ()) if fire is not None)
+
+    def refresh(self) -> Schedule:
+        """This schedule, asked for again."""
+        self._data = self._transport.json("GET", path_of("schedules", self.id), having="id")
+        return self
+
+    def change(self, **fields: Any) -> Schedule:
+        """Puts each of these fields in the place of what was there, whole."""
+        self._data = self._transport.json("PATCH", path_of("schedules", self.id), json=fields, having="id")
+        return self
+
+    def run(self) -> Run:
+        """Starts a run now, beside the clock."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        data = self._transport.json("POST", path_of("schedules", self.id, "run"), headers=headers, having="id")
+        return Run(self._transport, data)
+
+    def runs(self, limit: int | None = None) -> Iterator[Run]:
+        """Its runs, newest first, page by page as they are asked for."""
+        for data in each(self._transport, path_of("schedules", self.id, "runs"), limit=limit):
+            yield Run(self._transport, data)
+
+    def get_run(self, id: str) -> Run:
+        return Run(self._transport, self._transport.json("GET", path_of("schedules", self.id, "runs", id), having="id"))
+
+    def delete(self) -> None:
+        """Removes the schedule with its runs; jobs and what the sinks hold stay."""
+        self._transport.delete(path_of("schedules", self.id))
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.id!r}, {self.name!r}, enabled={self.enabled})"

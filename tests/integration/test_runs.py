@@ -1,0 +1,549 @@
+"""Slots, runs and the ledger, on both databases: each slot once, each change once, whoever is cut off and wherever."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpora import Store
+from corpusmill.errors import Conflict, LeaseLost, NotFound, PlaceFault, PlaceUnavailable
+from corpusmill.ids import new_id
+from corpusmill.schedules import parse_definition
+from corpusmill.settings import Settings
+from db import jobs, ledger, runs, schedules, shards
+from db.corpora import store_directory
+from db.engine import Engine, now, reading, transact
+from db.results import ResultRow
+from db.runs import Run
+from db.schedules import Schedule
+from pipeline.running import Parts, Runner
+from pipeline.sinks import Delivered
+from pipeline.sources import SourceDocument
+from pipeline.ticking import next_fire, run_now, tick
+
+DAY = 86_400.0
+MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
+
+
+class Killed(BaseException):
+    """Ends a stage where it stands, as a signal would: nothing of ours catches it."""
+
+
+@dataclass
+class Shelf:
+    """A source and a sink in memory, which do what they are told to; `taken` is what the sink has been given."""
+
+    documents: dict[str, str] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+    complete: bool = True
+    trouble: list[BaseException] = field(default_factory=list)
+    sink_trouble: list[BaseException] = field(default_factory=list)
+    taken: dict[str, Any] = field(default_factory=dict)
+    deliveries: list[list[str]] = field(default_factory=list)
+    since: list[Any] = field(default_factory=list)
+    unusable: int = 0
+
+    def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
+        self.since.append(since)
+        for number, id in enumerate([*self.documents, *self.repeated]):
+            yield SourceDocument(id=id, text=self.documents[id], fields={"text": "another", "n": number})
+        if self.trouble:
+            raise self.trouble.pop(0)
+
+    def position(self) -> Mapping[str, Any]:
+        return {"read": len(self.documents)}
+
+    def deliver(self, rows: Iterable[Delivered], gone: Iterable[str]) -> None:
+        given = []
+        for row in rows:
+            self.taken[row.document_id] = (row.text, row.output, row.fields)
+            given.append(row.document_id)
+        for id in gone:
+            self.taken.pop(id, None)
+            given.append(f"-{id}")
+        self.deliveries.append(given)
+        if self.sink_trouble:
+            raise self.sink_trouble.pop(0)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {id: output["label"] for id, (_, output, _) in self.taken.items()}
+
+
+@dataclass
+class World:
+    """Our tables, a shelf beside them, and a runner that reads and fills it."""
+
+    database: Engine
+    settings: Settings
+    shelf: Shelf
+    labelled: list[str] = field(default_factory=list)
+
+    def runner(self, clock: Callable[[], float] | None = None) -> Runner:
+        parts = Parts(open_source=lambda *_, **__: self.shelf, open_sink=lambda *_, **__: self.shelf)
+        return Runner(settings=self.settings, database=self.database, parts=parts, clock=clock)
+
+    def schedule(self, **fields: Any) -> Schedule:
+        definition = parse_definition(
+            {
+                "name": "nights", "cron": "0 0 * * *", "source": {"type": "corpus", "name": "x"},
+                "job": {"task": "classification", "model": "echo"},
+                "sinks": [{"type": "table", "place": "x", "table": "x"}],
+            }
+            | fields
+        )  # fmt: skip
+        schedule_id = new_id("sched")
+        first = next_fire(definition, MIDNIGHT - 1)
+        transact(
+            self.database,
+            lambda connection: schedules.create(
+                connection, id=schedule_id, definition=definition, next_fire_at=first
+            ),
+        )  # fmt: skip
+        with reading(self.database) as connection:
+            return schedules.get(connection, schedule_id)
+
+    def run(self, run_id: str) -> Run:
+        with reading(self.database) as connection:
+            return runs.get(connection, run_id)
+
+    def runs(self, schedule: Schedule) -> list[Run]:
+        with reading(self.database) as connection:
+            return runs.page(connection, schedule.key, before=None, limit=100)[::-1]
+
+    def work(self, label: Callable[[str], str] = lambda text: f"<{text}>", broken: str = "") -> None:
+        """Be the worker: every shard that waits, each text labelled; `broken` texts fail."""
+        while claim := transact(
+            self.database, lambda connection: shards.claim_next(connection, owner="worker", lease=30)
+        ):
+            with reading(self.database) as connection:
+                job = jobs.by_key(connection, claim.job_key)
+            store = Store(store_directory(self.settings.data_dir, job.corpus_id))
+            rows = []
+            for document in store.documents(claim.slice.start, claim.slice.stop):
+                bad = bool(broken) and broken in document.text
+                self.labelled.append(document.id)
+                rows.append(
+                    ResultRow(
+                        position=document.position, document_id=document.id,
+                        status="failed" if bad else "succeeded",
+                        output=None if bad else {"label": label(document.text), "score": 0.5},
+                        error={"code": "too_long", "message": "", "retryable": "again" in document.text} if bad else None,
+                        n_tokens=1, n_segments=1, truncated=False, statistics=None,
+                    )
+                )  # fmt: skip
+            transact(
+                self.database,
+                lambda connection, claim=claim, rows=rows: shards.finish(  # type: ignore[misc]
+                    connection, claim, rows=rows, usage={}, partial={}
+                ),
+            )
+
+    def night(self, number: int, **how: Any) -> Run:
+        """Fire the slot of a night and do all of it."""
+        [run_id] = tick(self.database, at=MIDNIGHT + number * DAY)
+        return self.finish(run_id, **how)
+
+    def finish(self, run_id: str, **how: Any) -> Run:
+        runner = self.runner()
+        for _ in range(200):
+            put_off(self.database, run_id)
+            if self.run(run_id).finished_at is not None:
+                return self.run(run_id)
+            runner.step()
+            self.work(**how)
+        raise AssertionError(self.run(run_id))
+
+
+def put_off(database: Engine, run_id: str) -> None:
+    """Let no run wait for its next look, nor for a lease of a process that is gone."""
+    from sqlalchemy import update
+
+    from db.tables import runs as table
+
+    transact(
+        database,
+        lambda connection: connection.execute(
+            update(table).where(table.c.finished_at.is_(None)).values(not_before=0.0, lease_until=None)
+        ),
+    )
+
+
+@pytest.fixture
+def world(database: Engine, tmp_path: Path) -> World:
+    return World(database, Settings(data_dir=tmp_path / "data"), Shelf())
+
+
+def test_only_what_is_new_or_changed_is_labelled_and_what_is_gone_leaves_the_sink(world: World) -> None:
+    schedule, shelf = world.schedule(), world.shelf
+    shelf.documents = {"a": "one", "b": "two", "c": "three"}
+    shelf.repeated = ["b"]
+    first = world.night(0)
+    assert first.status == "succeeded"
+    assert shelf.labels == {"a": "<one>", "b": "<two>", "c": "<three>"}
+    shelf.documents = {"a": "one", "b": "TWO", "d": "four"}
+    second = world.night(1)
+    assert shelf.labels == {"a": "<one>", "b": "<TWO>", "d": "<four>"}
+    assert world.labelled == ["a", "b", "c", "b", "d"]
+    counted = [{name: n for name, n in run.counts["documents"].items() if n} for run in (first, second)]
+    assert counted == [
+        {"read": 4, "new": 3, "repeated": 1, "succeeded": 3, "ran": 3},
+        {"read": 4, "new": 1, "changed": 1, "unchanged": 1, "repeated": 1, "gone": 1, "succeeded": 2, "ran": 2},
+    ]
+    assert second.counts["distribution"]["labels"] == {"<TWO>": 1, "<four>": 1}
+    assert shelf.taken["d"][2] == {"text": "another", "n": 2}
+    with reading(world.database) as connection:
+        assert ledger.count(connection, schedule.key) == 3
+
+
+def test_a_night_without_anything_new_has_no_job_and_says_so(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    world.night(0)
+    quiet = world.night(1)
+    assert (quiet.status, quiet.job_id, quiet.corpus_id) == ("succeeded", None, None)
+    assert quiet.counts["documents"]["unchanged"] == 1
+    assert world.labelled == ["a"]
+
+
+def test_an_append_source_goes_on_where_the_last_run_that_succeeded_ended(world: World) -> None:
+    world.schedule()
+    world.shelf.complete = False
+    world.shelf.documents = {"a": "one"}
+    world.night(0)
+    world.shelf.documents = {"b": "two"}
+    world.shelf.trouble = [PlaceFault("no such column")]
+    assert world.night(1).status == "failed"
+    assert world.night(2).status == "succeeded"
+    assert world.shelf.since == [None, {"read": 1}, {"read": 1}]
+    assert set(world.shelf.labels) == {"a", "b"}
+
+
+@pytest.mark.parametrize("policy", ["keep", "relabel"])
+def test_a_new_revision_labels_everything_again_only_where_that_is_asked_for(
+    world: World, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = world.schedule(on_new_revision=policy)
+    world.shelf.documents = {"a": "one", "b": "two"}
+    world.night(0)
+    changed = schedule.definition.model_copy(
+        update={"job": schedule.definition.job.model_copy(update={"params": {"top_k": 1}})}
+    )
+    transact(
+        world.database,
+        lambda connection: schedules.change(
+            connection, schedule, changed, next_fire_at=next_fire(changed, MIDNIGHT)
+        ),
+    )  # fmt: skip
+    world.shelf.documents["c"] = "three"
+    run = world.night(1)
+    assert run.counts["documents"]["relabelled"] == (2 if policy == "relabel" else 0)
+    assert world.labelled == ["a", "b"] + (["a", "b", "c"] if policy == "relabel" else ["c"])
+    world.night(2)
+    assert len(world.labelled) == (5 if policy == "relabel" else 3)
+
+
+def test_a_document_that_failed_for_good_waits_for_its_text_to_change_and_another_is_tried_again(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "bad", "b": "bad again", "c": "good"}
+    run = world.finish(tick(world.database, at=MIDNIGHT)[0], broken="bad")
+    assert run.counts["failures"] == {"too_long": 2}
+    world.night(1)
+    assert world.labelled == ["a", "b", "c", "b"]
+
+
+def test_each_slot_fires_once_whatever_the_number_of_tickers(world: World) -> None:
+    schedule = world.schedule(catch_up="all", overlap="queue", cron="0 * * * *")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: tick(world.database, at=MIDNIGHT + DAY), range(8)))
+    assert sum(len(ids) for ids in found) == 25
+    fired = [run.fire_time for run in world.runs(schedule)]
+    assert fired == [MIDNIGHT + hour * 3600 for hour in range(25)]
+    with reading(world.database) as connection:
+        assert schedules.get(connection, schedule.id).next_fire_at == MIDNIGHT + DAY + 3600
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "late", "expected"),
+    [("all", 60, [0, 1, 2, 3]), ("latest", 7_200, [3]), ("none", 7_200, []), ("none", 60, [3])],
+)
+def test_slots_that_were_missed_are_made_up_for_as_the_schedule_says(
+    world: World, catch_up: str, late: float, expected: list[int]
+) -> None:
+    schedule = world.schedule(catch_up=catch_up, overlap="queue")
+    tick(world.database, at=MIDNIGHT + 3 * DAY + late)
+    assert [(run.fire_time - MIDNIGHT) / DAY for run in world.runs(schedule)] == expected
+
+
+def test_a_slot_of_the_past_is_fired_by_hand_once(world: World) -> None:
+    schedule = world.schedule()
+    assert len(tick(world.database, at=MIDNIGHT - 3 * DAY + 60)) == 1
+    assert tick(world.database, at=MIDNIGHT - 3 * DAY + 7_200) == []
+    assert [run.fire_time for run in world.runs(schedule)] == [MIDNIGHT - 3 * DAY]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "statuses"),
+    [("skip", ["waiting", "skipped"]), ("queue", ["waiting", "waiting"]), ("cancel", ["cancelled", "waiting"])],
+)
+def test_a_slot_that_comes_while_a_run_has_not_ended_is_dealt_with_as_the_schedule_says(
+    world: World, overlap: str, statuses: list[str]
+) -> None:
+    schedule = world.schedule(overlap=overlap)
+    tick(world.database, at=MIDNIGHT)
+    tick(world.database, at=MIDNIGHT + DAY)
+    assert [run.status for run in world.runs(schedule)] == statuses
+
+
+def test_a_run_that_gives_way_takes_its_job_with_it_and_leaves_its_documents_to_the_next(world: World) -> None:
+    schedule = world.schedule(overlap="cancel")
+    world.shelf.documents = {"a": "one"}
+    [first] = tick(world.database, at=MIDNIGHT)
+    while world.run(first).job_id is None:
+        put_off(world.database, first)
+        world.runner().step()
+    [second] = tick(world.database, at=MIDNIGHT + DAY)
+    assert world.finish(second).status == "succeeded"
+    gone = world.run(first)
+    with reading(world.database) as connection:
+        assert jobs.get(connection, gone.job_id or "").status == "cancelled"
+    assert (gone.status, world.labelled, len(world.runs(schedule))) == ("cancelled", ["a"], 2)
+
+
+def test_queued_runs_of_a_schedule_go_one_after_the_other(world: World) -> None:
+    schedule = world.schedule(catch_up="all", overlap="queue")
+    world.shelf.documents = {"a": "one"}
+    tick(world.database, at=MIDNIGHT + 2 * DAY)
+    ids = [run.id for run in world.runs(schedule)]
+    for run_id in ids:
+        world.finish(run_id)
+    ended = [world.run(run_id) for run_id in ids]
+    assert all(one.finished_at <= two.started_at for one, two in itertools.pairwise(ended))  # type: ignore[operator]
+    assert world.labelled == ["a"]
+
+
+def test_a_place_that_does_not_answer_is_asked_again_and_the_run_says_why_it_waits(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    world.shelf.trouble = [PlaceUnavailable("The shop does not answer.")]
+    [run_id] = tick(world.database, at=MIDNIGHT)
+    world.runner().step()
+    waiting = world.run(run_id)
+    assert (waiting.status, waiting.failures, waiting.error) == (
+        "running", 1, {"code": "place_unavailable", "message": "The shop does not answer."}
+    )  # fmt: skip
+    assert not world.runner().step()
+    ended = world.finish(run_id)
+    assert (ended.status, ended.failures, ended.error) == ("succeeded", 0, None)
+
+
+def test_a_place_that_never_answers_fails_the_run_in_the_end(world: World) -> None:
+    world.schedule()
+    world.shelf.trouble = [PlaceUnavailable("gone")] * 50
+    ended = world.night(0)
+    assert (ended.status, ended.failures, world.shelf.trouble != []) == ("failed", 10, True)
+
+
+def test_a_sink_that_refuses_fails_the_run_and_its_documents_come_again(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one", "b": "two"}
+    world.shelf.sink_trouble = [PlaceFault("no such table")]
+    assert world.night(0).status == "failed"
+    del world.shelf.documents["b"]
+    assert world.night(1).status == "succeeded"
+    assert world.shelf.labels == {"a": "<one>"}
+    assert world.labelled == ["a", "b", "a"]
+
+
+def test_a_text_that_goes_back_to_what_it_was_after_a_half_delivery_is_delivered_again(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    world.night(0)
+    world.shelf.documents = {"a": "two"}
+    world.shelf.sink_trouble = [PlaceFault("only half of it")]
+    world.night(1)
+    world.shelf.documents = {"a": "one"}
+    world.night(2)
+    assert world.shelf.labels == {"a": "<one>"}
+
+
+STAGES = ["ledger.want", "ledger.mark_gone", "corpora.create", "jobs.create", "ledger.doubt", "ledger.settle",
+          "ledger.settle_gone", "schedules.keep_position", "runs.end"]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", STAGES)
+@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+def test_a_process_that_is_killed_anywhere_changes_nothing_of_the_outcome(
+    world: World, place: str, committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step at which it dies is done, or is not, and nothing after it: another goes on when the lease is over."""
+    import db
+
+    world.schedule()
+    world.shelf.documents = {"a": "one", "b": "two", "c": "three"}
+    world.night(0)
+    world.shelf.documents = {"a": "one", "b": "TWO", "d": "four"}
+    [run_id] = tick(world.database, at=MIDNIGHT + DAY)
+    module, _, name = place.partition(".")
+    real = getattr(getattr(db, module), name)
+    deaths = []
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        if deaths:
+            return real(*arguments, **options)
+        deaths.append(place)
+        if committed:
+            real(*arguments, **options)
+            arguments[0].commit()
+        raise Killed
+
+    monkeypatch.setattr(f"db.{module}.{name}", dies)
+    for _ in range(50):
+        put_off(world.database, run_id)
+        try:
+            world.runner().step()
+        except Killed:
+            break
+        world.work()
+    assert deaths == [place]
+    ended = world.finish(run_id)
+    assert (ended.status, world.shelf.labels) == ("succeeded", {"a": "<one>", "b": "<TWO>", "d": "<four>"})
+    assert world.labelled == ["a", "b", "c", "b", "d"]
+    assert ended.counts["documents"]["gone"] == 1
+    world.night(2)
+    assert world.labelled == ["a", "b", "c", "b", "d"]
+
+
+def test_a_process_that_was_given_up_for_dead_writes_nothing_when_it_comes_back(world: World) -> None:
+    world.schedule()
+    [run_id] = tick(world.database, at=MIDNIGHT)
+    old = transact(world.database, lambda connection: runs.claim(connection, owner="old", lease=30.0))
+    assert old is not None
+    assert transact(world.database, lambda connection: runs.claim(connection, owner="new", lease=30.0)) is None
+    put_off(world.database, run_id)
+    new = transact(world.database, lambda connection: runs.claim(connection, owner="new", lease=30.0))
+    assert new is not None
+    with pytest.raises(LeaseLost):
+        transact(world.database, lambda connection: runs.end(connection, old, "failed"))
+    assert world.finish(run_id).status == "succeeded"
+
+
+def test_a_run_that_the_clock_fired_keeps_to_its_window_and_one_by_hand_does_not(world: World) -> None:
+    schedule = world.schedule(window={"start": "22:00", "end": "06:00"}, overlap="queue")
+    world.shelf.documents = {"a": "one"}
+    transact(
+        world.database,
+        lambda connection: schedules.fired(connection, schedule.key, next_fire_at=now(world.database) - 1),
+    )
+    [run_id] = tick(world.database)
+    moment = [MIDNIGHT + 5.9 * 3600]
+    runner = world.runner(clock=lambda: moment[0])
+
+    def step() -> Run:
+        put_off(world.database, run_id)
+        runner.step()
+        return world.run(run_id)
+
+    def job() -> jobs.Job:
+        with reading(world.database) as connection:
+            return jobs.get(connection, world.run(run_id).job_id or "")
+
+    assert step().status == "running"
+    assert job().status == "queued"
+    moment[0] = MIDNIGHT + 6 * 3600
+    assert step().status == "paused"
+    assert job().status == "paused"
+    assert step().status == "paused"
+    moment[0] = MIDNIGHT + 22 * 3600
+    assert step().status == "running"
+    assert job().status == "queued"
+    world.work()
+    moment[0] = MIDNIGHT + 30.5 * 3600
+    assert step().status == "succeeded"
+    by_hand = transact(world.database, lambda connection: run_now(connection, schedule.id))
+    world.shelf.documents = {"a": "two"}
+    assert world.finish(by_hand).status == "succeeded"
+
+
+def test_a_run_that_waits_for_its_window_has_read_nothing(world: World) -> None:
+    schedule = world.schedule(window={"start": "22:00", "end": "06:00"})
+    transact(
+        world.database,
+        lambda connection: schedules.fired(connection, schedule.key, next_fire_at=now(world.database) - 1),
+    )
+    [run_id] = tick(world.database)
+    world.runner(clock=lambda: MIDNIGHT + 12 * 3600).step()
+    assert (world.run(run_id).status, world.shelf.since) == ("waiting", [])
+
+
+def test_a_job_that_somebody_paused_by_hand_is_left_paused(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    [run_id] = tick(world.database, at=MIDNIGHT)
+    while world.run(run_id).job_id is None:
+        put_off(world.database, run_id)
+        world.runner().step()
+    job_id = world.run(run_id).job_id or ""
+    transact(world.database, lambda connection: jobs.request_pause(connection, job_id))
+    put_off(world.database, run_id)
+    world.runner().step()
+    with reading(world.database) as connection:
+        assert jobs.get(connection, job_id).status == "paused"
+
+
+@pytest.mark.parametrize(("overlap", "refused"), [("skip", True), ("queue", False)])
+def test_a_run_by_hand_beside_one_that_has_not_ended_is_dealt_with_as_the_schedule_says(
+    world: World, overlap: str, refused: bool
+) -> None:
+    schedule = world.schedule(overlap=overlap)
+    tick(world.database, at=MIDNIGHT)
+    if refused:
+        with pytest.raises(Conflict, match="has not ended"):
+            transact(world.database, lambda connection: run_now(connection, schedule.id))
+    else:
+        by_hand = transact(world.database, lambda connection: run_now(connection, schedule.id))
+        assert world.run(by_hand).trigger == "manual"
+
+
+def test_a_name_is_taken_once_and_a_change_that_comes_second_is_refused(world: World) -> None:
+    schedule = world.schedule()
+    with pytest.raises(Conflict, match="named 'nights'"):
+        world.schedule()
+    for refused in (False, True):
+        change = lambda connection: schedules.change(  # noqa: E731
+            connection, schedule, schedule.definition, next_fire_at=None
+        )
+        if refused:
+            with pytest.raises(Conflict, match="changed meanwhile"):
+                transact(world.database, change)
+        else:
+            transact(world.database, change)
+
+
+def test_a_schedule_that_is_deleted_takes_its_runs_along_and_a_runner_at_one_of_them_stops(world: World) -> None:
+    schedule = world.schedule()
+    world.shelf.documents = {"a": "one"}
+    [run_id] = tick(world.database, at=MIDNIGHT)
+    world.shelf.trouble = []
+    deleted = threading.Event()
+    read = world.shelf.read
+
+    def reads(since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
+        transact(world.database, lambda connection: schedules.remove(connection, schedule.id))
+        deleted.set()
+        return read(since)
+
+    world.shelf.read = reads  # type: ignore[method-assign]
+    assert world.runner().step()
+    assert deleted.is_set()
+    with pytest.raises(NotFound):
+        world.run(run_id)
+    assert not world.runner().step()
