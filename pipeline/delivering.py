@@ -146,7 +146,7 @@ def _settle(work: Work, job: Job | None) -> _Tally:
     tally = _Tally()
     if job is None:
         return tally
-    run = work.run
+    run, tally.reused = work.run, job.reused
     scope = scope_of(job.task, job.model, dict(job.params))
     total = job.counts.total if job.counts else 0
     for page in _pages(work, job, total):

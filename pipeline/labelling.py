@@ -77,7 +77,7 @@ def _submit(work: Work, corpus: Corpus) -> Step:
             connection, id=job_id, name=definition.name, task=definition.job.task, model=model, corpus=corpus,
             params=params.model_dump(mode="json", exclude_none=False), priority=definition.job.priority,
             metadata={"schedule": run.schedule_id, "run": run.id}, slices=slices,
-            ttl=work.settings.job_ttl_seconds or None,
+            ttl=work.settings.job_ttl_seconds or None, reuse=definition.reuse,
         )  # fmt: skip
         runs.advance(connection, work.held, job_id=job_id)
 
