@@ -1,11 +1,11 @@
-"""Chooses the measurement: `python -m bench [cpu|gpu|documents] …`; without a name it is `cpu`."""
+"""Chooses the measurement: `python -m bench [cpu|gpu|documents|ledger] …`; without a name it is `cpu`."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-MEASUREMENTS = {"cpu": "bench.cpu", "gpu": "bench.gpu", "documents": "bench.documents"}
+MEASUREMENTS = {"cpu": "bench.cpu", "gpu": "bench.gpu", "documents": "bench.documents", "ledger": "bench.ledger"}
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ def examine(environ: Mapping[str, str], data: Path | None = None) -> list[Findin
         return [Finding(check="settings", state="fault", found=str(error), mend="Correct these variables.")]
     return [
         finding
-        for check in (_settings, _data_directory, _database, _broker, _models, _devices)
+        for check in (_settings, _data_directory, _database, _broker, _models, _places, _devices)
         for finding in check(settings)
     ]
 
@@ -200,6 +200,34 @@ def _models(settings: Settings) -> Iterator[Finding]:
         known = Catalog(root, settings.hub_models, cache).listing()
     where = f"below {root} and built in" if root else "built in; no models root is set"
     yield Finding(check="models", state="ok", found=f"{', '.join(model.id for model in known)} ({where}).")
+
+
+def _places(settings: Settings) -> Iterator[Finding]:
+    """The places that schedules may name: nothing is said where there are none."""
+    from pipeline.places import load_places
+
+    if settings.places_file is None:
+        return
+    try:
+        places = load_places(settings)
+    except InvalidSettings as error:
+        yield Finding(check="places", state="fault", found=str(error), mend="Correct the file.")
+        return
+    for name, folder in places.folders.items():
+        check = f"folder {name}"
+        if not (folder.path.is_dir() and os.access(folder.path, os.R_OK | os.X_OK)):
+            yield Finding(
+                check=check, state="fault", found=f"{folder.path} is not a directory that can be read.",
+                mend=f"Make it, or correct [folders.{name}] in {settings.places_file}.",
+            )  # fmt: skip
+            continue
+        writable = "" if os.access(folder.path, os.W_OK) else ", which cannot be written to"
+        yield Finding(check=check, state="ok", found=f"{folder.path}{writable}.")
+    named = [f"{len(places.label_studio)} Label Studio", f"{len(places.argilla)} Argilla"]
+    yield Finding(
+        check="places", state="ok",
+        found=f"{len(places.databases)} databases, {len(places.folders)} folders, {', '.join(named)}.",
+    )  # fmt: skip
 
 
 def _devices(settings: Settings) -> Iterator[Finding]:

@@ -101,7 +101,11 @@ def _settings(**given: object) -> Settings:
     if root is not None and not root.is_dir():
         raise InvalidSettings(f"CORPUSMILL_MODELS_ROOT: {root} is not a directory.")
     return settings.model_copy(
-        update={"data_dir": settings.data_dir.absolute(), "models_root": root.absolute() if root else None}
+        update={
+            "data_dir": settings.data_dir.absolute(),
+            "models_root": root.absolute() if root else None,
+            "places_file": settings.places_file.absolute() if settings.places_file else None,
+        }
     )
 
 

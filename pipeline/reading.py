@@ -100,7 +100,8 @@ class _Scan:
                 wanted[document.id] = Wanted(document_id=document.id, number=number, text_hash=own)
                 taken.append(document)
         rows = list(wanted.values())
-        self.work.write(lambda connection: ledger.want(connection, run.schedule_key, run.key, rows))
+        if rows:
+            self.work.write(lambda connection: ledger.want(connection, run.schedule_key, run.key, rows))
         return taken
 
     def _what(self, there: ledger.Known | None, own: bytes) -> str:

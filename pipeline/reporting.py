@@ -1,12 +1,42 @@
-"""The last stage: the facts of a night become its report.
+"""The last stage: the facts of a night become its report, which is kept, and written where people look in the morning.
 
-Knows where a run keeps what it counted. Must not know a formula: `pipeline.report` does.
+Knows where a run keeps what it counted, and files. Must not know a formula: `pipeline.report` does.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from corpusmill.schedules import ReportDefinition, ReportFiles
+from db import runs
+from db.engine import reading
 from db.runs import Run
-from pipeline.report import Audit, Distribution, Facts
+from pipeline.places import inside, load_places
+from pipeline.report import Audit, Broken, Distribution, Facts, Report, ReportOf
+from pipeline.work import Step, Work
+
+Markdown = Callable[[Report], str]
+
+
+def report(work: Work, report_of: ReportOf, broken: Broken, markdown: Markdown, audit: Audit | None) -> Step:
+    """Make the report, write its files, and end the run with it. Done twice, it writes the same files."""
+    definition = work.run.definition.report or ReportDefinition()
+    with reading(work.database) as connection:
+        earlier = runs.before(connection, work.run, definition.nights)
+    made = report_of(facts_of(work.run, audit), [facts_of(run, audit_of(run)) for run in earlier], definition)
+    kept: dict[str, Any] = {
+        **made.body, "figures": dict(made.figures), "broken": broken(made, definition.fail_if)
+    }  # fmt: skip
+    if definition.to is not None:
+        path = _path(work, definition.to)
+        _put(path.with_name(path.name + ".json"), json.dumps(kept, ensure_ascii=False, indent=2) + "\n")
+        _put(path.with_name(path.name + ".md"), markdown(made))
+    counts = work.counted(audit=None if audit is None else {"answered": audit.answered, "agreed": audit.agreed})
+    return Step(end="succeeded", values={"report": kept, "counts": counts})
 
 
 def facts_of(run: Run, audit: Audit | None = None) -> Facts:
@@ -28,3 +58,25 @@ def facts_of(run: Run, audit: Audit | None = None) -> Facts:
         distribution=Distribution(labels=distribution.get("labels", {}), scores=distribution.get("scores", ())),
         audit=audit,
     )
+
+
+def audit_of(run: Run) -> Audit | None:
+    """What people had said of a run's model when its report was made."""
+    kept = run.counts.get("audit")
+    return None if kept is None else Audit(answered=kept["answered"], agreed=kept["agreed"])
+
+
+def _path(work: Work, files: ReportFiles) -> Path:
+    named = files.path.replace("{date}", work.date).replace("{run}", work.run.id)
+    return inside(load_places(work.settings).folder(files.place), named)
+
+
+def _put(path: Path, text: str) -> None:
+    """A file whole or as it was before: written aside, on the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -394,7 +394,7 @@ def test_a_process_that_is_killed_anywhere_changes_nothing_of_the_outcome(
     [run_id] = tick(world.database, at=MIDNIGHT + DAY)
     module, _, name = place.partition(".")
     real = getattr(getattr(db, module), name)
-    deaths = []
+    deaths: list[str] = []
 
     def dies(*arguments: Any, **options: Any) -> Any:
         if deaths:
