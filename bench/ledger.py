@@ -2,8 +2,8 @@
 
     python -m bench ledger [--documents 1000000] [--database postgresql://…]
 
-Fills a ledger, then reads a source with the same documents, and once more with one in a hundred changed and one in a thousand
-gone. The source makes its documents up, so the figures are the ledger's own.
+Fills a ledger, then reads a source with the same documents, and once more with one in a hundred changed and one in a
+thousand gone. The source makes its documents up, so the figures are the ledger's own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Made:
     def __init__(self, count: int, *, new: bool = False, changed: int = 0, gone: int = 0) -> None:
         self.count, self.new, self.changed, self.gone = count, new, changed, gone
 
-    def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
+    def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:  # noqa: ARG002
         for number in range(self.count):
             if self.gone and number % self.gone == 1:
                 continue
