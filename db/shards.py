@@ -176,9 +176,9 @@ def finish(
 
     Documents without a row, and not kept from before, count as cancelled; `partial` is of the kept ones too. The statistics
     of the rows are of `references_version`; where kept ones are of an older one, the shard is marked as being of that, and
-    brought up to date later (`db.rescoring`). `keeping` is what it leaves for other jobs to use. Returns whether the job
-    ended with it. Raises LeaseLost where the shard is no longer this claim's, in which case nothing may be committed; a
-    repetition after a commit whose answer was lost is recognised and does nothing.
+    brought up to date later (`db.rescoring`). `keeping` is what it leaves for other jobs to use. Returns
+    whether the job ended with it. Raises LeaseLost where the shard is no longer this claim's, in which case nothing may be
+    committed; a repetition after a commit whose answer was lost is recognised and does nothing.
     """
     failed = sum(1 for row in rows if row.status == "failed")
     left = len(claim.slice) - claim.kept - len(rows)
