@@ -32,7 +32,7 @@ from api.schemas_schedules import (
 from api.state import State, state
 from api.views import page_view, run_view, schedule_view
 from corpusmill import cron
-from corpusmill.errors import NotFound
+from corpusmill.errors import InvalidRequest, NotFound
 from corpusmill.ids import new_id
 from corpusmill.places import require_places
 from corpusmill.schedules import ScheduleDefinition, check_params, parse_definition
@@ -42,6 +42,7 @@ from db.engine import Connection, now, reading, transact
 from db.runs import Run
 from db.schedules import Schedule
 from pipeline.places import load_places
+from pipeline.report import faulty_rules
 from pipeline.ticking import next_fire, run_now
 
 blueprint = make_blueprint("schedules", "What is done every night, with which documents, and where the labels go.")
@@ -179,6 +180,8 @@ def _of(found: Run, schedule_id: str) -> Run:
 def _check(here: State, definition: ScheduleDefinition) -> None:
     """Raises InvalidRequest for what would fail every night: a place, a model or a parameter that is not there."""
     require_places(definition, load_places(here.settings))
+    if definition.report is not None and (faults := faulty_rules(definition.report.fail_if)):
+        raise InvalidRequest("The report has no such figure.", *faults)
     job = definition.job
     here.catalog.check(here.catalog.resolve(job.model, job.revision), job.task, job.parsed)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,26 @@ from db import runs
 from db.engine import reading
 from db.runs import Run
 from pipeline.places import inside, load_places
-from pipeline.report import Audit, Broken, Distribution, Facts, Report, ReportOf
+from pipeline.report import Audit, Distribution, Facts, broken, report_of
+from pipeline.report_text import markdown
 from pipeline.work import Step, Work
 
-Markdown = Callable[[Report], str]
+#: Nights on which nothing was labelled are passed over: so many times more are read than a report compares with.
+_PASSED_OVER = 4
 
 
-def report(work: Work, report_of: ReportOf, broken: Broken, markdown: Markdown, audit: Audit | None) -> Step:
+def report(work: Work, audit: Audit | None) -> Step:
     """Make the report, write its files, and end the run with it. Done twice, it writes the same files."""
     definition = work.run.definition.report or ReportDefinition()
     with reading(work.database) as connection:
-        earlier = runs.before(connection, work.run, definition.nights)
+        earlier = runs.before(connection, work.run, _PASSED_OVER * definition.nights)
     made = report_of(facts_of(work.run, audit), [facts_of(run, audit_of(run)) for run in earlier], definition)
-    kept: dict[str, Any] = {
-        **made.body, "figures": dict(made.figures), "broken": broken(made, definition.fail_if)
-    }  # fmt: skip
+    alarms = broken(made, definition.fail_if)
+    kept: dict[str, Any] = {**made.body, "figures": dict(made.figures), "broken": alarms}
     if definition.to is not None:
         path = _path(work, definition.to)
         _put(path.with_name(path.name + ".json"), json.dumps(kept, ensure_ascii=False, indent=2) + "\n")
-        _put(path.with_name(path.name + ".md"), markdown(made))
+        _put(path.with_name(path.name + ".md"), markdown(made, alarms))
     counts = work.counted(audit=None if audit is None else {"answered": audit.answered, "agreed": audit.agreed})
     return Step(end="succeeded", values={"report": kept, "counts": counts})
 

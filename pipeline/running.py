@@ -30,7 +30,7 @@ from corpusmill.status import ENDED
 from db import jobs, ledger, runs
 from db.engine import Connection, Engine, now, reading, transact
 from db.runs import Held, Run, RunStatus
-from pipeline import delivering, labelling
+from pipeline import delivering, labelling, reporting
 from pipeline import reading as reading_stage
 from pipeline.sinks import OpenSink
 from pipeline.sources import OpenSource
@@ -176,7 +176,7 @@ class Runner:
             case "review":
                 return Step(stage="report")
             case "report":
-                return Step(end="succeeded")
+                return reporting.report(work, None)
 
     def _cancelled(self, run: Run) -> Step:
         """A run that is to give way: its job is cancelled first, so that no device works for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,24 @@ def test_an_append_source_goes_on_where_the_last_run_that_succeeded_ended(world:
     assert world.night(2).status == "succeeded"
     assert world.shelf.since == [None, {"read": 1}, {"read": 1}]
     assert set(world.shelf.labels) == {"a", "b"}
+
+
+def test_the_report_adds_up_breaks_rules_and_is_written_where_it_was_to_be(world: World, tmp_path: Path) -> None:
+    (tmp_path / "places.toml").write_text(f'[folders.morning]\npath = "{tmp_path}"')
+    world.settings = world.settings.model_copy(update={"places_file": tmp_path / "places.toml"})
+    report = {"fail_if": [{"figure": "failed", "above": 0}, {"figure": "label_psi", "above": 100}],
+              "to": {"place": "morning", "path": "reports/nights-{date}"}}  # fmt: skip
+    world.schedule(report=report, timezone="Asia/Kolkata", cron="30 5 * * *")
+    world.shelf.documents = {"a": "bad", "b": "two", "c": "three"}
+    run = world.finish(tick(world.database, at=MIDNIGHT)[0], broken="bad")
+    kept = run.report or {}
+    assert kept["broken"] == ["failed is 1, above 0."]
+    figures = kept["figures"]
+    assert (figures["new"], figures["ran"], figures["succeeded"], figures["failures/too_long"]) == (3, 3, 2, 1)
+    assert json.loads((tmp_path / "reports" / "nights-2030-01-01.json").read_text()) == kept
+    assert "failed is 1" in (tmp_path / "reports" / "nights-2030-01-01.md").read_text()
+    world.shelf.documents["b"] = "TWO"
+    assert world.night(1).report["compared"] != kept["compared"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("policy", ["keep", "relabel"])

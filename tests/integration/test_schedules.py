@@ -87,6 +87,7 @@ def test_a_second_schedule_of_a_name_is_a_conflict(http: FlaskClient) -> None:
         ({"source": {**DEFINITION["source"], "keyy": "id"}}, "/source/keyy", "Did you mean key?"),
         ({"source": {**DEFINITION["source"], "place": "shoppe"}}, "/source/place", "Did you mean shop?"),
         ({"job": {"task": "classification", "model": "echo", "params": {"k": 1}}}, "/job/params/k", "Unknown field"),
+        ({"report": {"fail_if": [{"figure": "failed_shar", "above": 0}]}}, "/report/fail_if/0/figure", "failed_share?"),
     ],
 )
 def test_what_cannot_run_is_refused_where_it_stands(
