@@ -64,7 +64,7 @@ class Settings(BaseModel):
         0, description="Most bytes of text in a shard; 0: the task's own figure."
     )
     lease_seconds: Annotated[float, Field(gt=0)] = Field(
-        30.0, description="How long a worker holds a shard without a heartbeat."
+        30.0, description="How long a worker holds a shard, or a sweeper the run of a schedule, without a heartbeat."
     )
     sweep_seconds: Annotated[float, Field(gt=0)] = Field(
         5.0, description="How often the sweeper looks for what was never queued or whose lease ran out."

@@ -40,8 +40,6 @@ from pipeline.work import Step, Stopped, Work
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-#: How long a run is held without a sign of life.
-LEASE_SECONDS = 30.0
 #: A stage that cannot go on is tried so often, with longer and longer pauses: some twenty minutes in all.
 MOST_FAILURES = 10
 _LONGEST_PAUSE = 300.0
@@ -69,9 +67,13 @@ class Runner:
     database: Engine
     parts: Parts
     owner: str = field(default_factory=lambda: f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}")
-    lease: float = LEASE_SECONDS
     clock: Callable[[], float] | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def lease(self) -> float:
+        """How long a run is held without a sign of life, in seconds: as long as a shard."""
+        return self.settings.lease_seconds
 
     def step(self) -> bool:
         """Go on with one run until it has to wait. Returns whether there was one to go on with."""

@@ -17,7 +17,7 @@ import pytest
 from .stack import ROOT, Stack
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/design.md", "docs/operations.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "docs/design.md", "docs/operations.md", "docs/pipeline.md")
 #: A block is run where this comment stands on the line before it.
 BLOCK = re.compile(r"^<!-- run -->\n```(sh|python)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: Variables of docker-compose.yml, which the service never sees.
