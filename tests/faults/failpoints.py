@@ -5,7 +5,7 @@ Knows the product's public functions and wraps them; the product knows nothing o
 
 FAULTS_POINT    where to die with the whole process group: `before_commit` or `after_commit` of a shard in a worker,
                 `before_ring` or `after_ring` of a submitted job in the API; `no_database_before_ring` has the API's
-                database fail there instead
+                database fail there instead; for a sweeper see `in_sweeper`
 FAULTS_ONCE     a file that the first to die makes: whoever finds it lives
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
                 as its first and last position
@@ -178,3 +178,26 @@ def in_api() -> None:
     shards.to_publish = looking
     Doorbell.ring = ringing  # type: ignore[method-assign]
     Doorbell.depth = measuring  # type: ignore[method-assign]
+
+
+def in_sweeper() -> None:
+    """Wrap a step of a run: FAULTS_POINT is `night:MODULE.NAME:before` or `…:after`, with a function of `db` that writes in
+    the transaction which is its first argument; after it means that what it wrote is committed."""
+    point = os.environ.get("FAULTS_POINT", "")
+    if not point.startswith("night:"):
+        return
+    _, place, when = point.split(":")
+    name, _, function = place.partition(".")
+    module: Any = import_module(f"db.{name}")
+    real = getattr(module, function)
+
+    def stepping(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        if when == "before" and once():
+            die()
+        value = real(connection, *args, **kwargs)
+        if when == "after" and once():
+            connection.commit()
+            die()
+        return value
+
+    setattr(module, function, stepping)

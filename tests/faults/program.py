@@ -18,6 +18,8 @@ def _prepare(program: str) -> None:
         failpoints.in_worker()
     elif program == "api":
         failpoints.in_api()
+    elif program == "sweep":
+        failpoints.in_sweeper()
 
 
 def main() -> None:
