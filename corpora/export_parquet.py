@@ -20,7 +20,7 @@ _CHARACTERS = 16 << 20
 _TYPES = {"text": pa.string(), "integer": pa.int64(), "float": pa.float64(), "boolean": pa.bool_()}
 
 
-class _Sink:
+class ByteSink:
     """A file to write to whose bytes are taken away as they come."""
 
     closed = False
@@ -54,7 +54,7 @@ def parquet_chunks(
 ) -> Iterator[bytes]:
     """The bytes of a Parquet file with these columns, a row group at a time."""
     schema = pa.schema([(column.name, _TYPES[column.kind]) for column in table])
-    sink = _Sink()
+    sink = ByteSink()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for group in _groups(rows, table):
             writer.write_batch(pa.record_batch(group, schema=schema))

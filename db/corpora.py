@@ -89,6 +89,12 @@ def page(connection: Connection, *, before: int | None, limit: int) -> list[Corp
     return [_corpus(row) for row in connection.execute(query)]
 
 
+def named(connection: Connection, name: str, *, after: int) -> list[Corpus]:
+    """The uploaded corpora of a name whose key is above `after`, oldest first, in whatever state."""
+    query = select(*_COLUMNS).where(corpora.c.name == name, ~corpora.c.inline, corpora.c.key > after)
+    return [_corpus(row) for row in connection.execute(query.order_by(corpora.c.key))]
+
+
 def claim(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> Corpus | None:
     """Take the ingest of a corpus, if it is still to be done and nobody holds it."""
     taken = connection.execute(

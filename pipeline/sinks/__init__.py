@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from corpusmill.places import Places
-from corpusmill.schedules import SinkDefinition
+from corpusmill.schedules import SinkDefinition, TableSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,17 @@ class Sink(Protocol):
 
         Safe to run twice with the same rows: a run that was cut off delivers again from the start.
         """
+
+
+def open_sink(definition: SinkDefinition, places: Places, *, run: str, date: str) -> Sink:
+    """The sink that a definition means. Raises PlaceUnavailable, PlaceFault, and InvalidRequest for an unknown place."""
+    if isinstance(definition, TableSink):
+        from pipeline.sinks.table import TableWriter
+
+        return TableWriter(definition, places.database(definition.place))
+    from pipeline.sinks.files import FileWriter
+
+    return FileWriter(definition, places.folder(definition.place), run=run, date=date)
 
 
 class OpenSink(Protocol):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from corpusmill.documents import Reference
 from corpusmill.places import Places
-from corpusmill.schedules import SourceDefinition
+from corpusmill.schedules import FolderSource, SourceDefinition, SqlSource
 from corpusmill.settings import Settings
 from db.engine import Engine
 
@@ -52,6 +52,23 @@ class Source(Protocol):
 
     def position(self) -> Mapping[str, Any]:
         """Where the next run goes on, as JSON; valid once `read` is exhausted."""
+
+
+def open_source(
+    definition: SourceDefinition, places: Places, *, settings: Settings, database: Engine
+) -> Source:  # fmt: skip
+    """The source that a definition means. Raises PlaceUnavailable, PlaceFault, and InvalidRequest for an unknown place."""
+    if isinstance(definition, SqlSource):
+        from pipeline.sources.sql import SqlReader
+
+        return SqlReader(definition, places.database(definition.place))
+    if isinstance(definition, FolderSource):
+        from pipeline.sources.folder import FolderReader
+
+        return FolderReader(definition, places.folder(definition.place), settings)
+    from pipeline.sources.corpus import CorpusReader
+
+    return CorpusReader(definition, settings, database)
 
 
 class OpenSource(Protocol):

@@ -1,0 +1,9 @@
+"""Other people's databases, which the operator has configured: read page by page, and written one table at a time.
+
+Knows SQLAlchemy's dialects. Must not know our own tables, schedules, or what documents and labels are.
+"""
+
+from db.external.reading import Rows
+from db.external.table import Column, LabelTable
+
+__all__ = ["Column", "LabelTable", "Rows"]
