@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from corpusmill import logs
 from corpusmill.settings import settings_from
 from db import runs
 from db.engine import create_engine, now, reading
@@ -58,6 +59,7 @@ def tick_and_wait(at: float | None, data: Path | None, *, wait: bool) -> list[Ou
     """Fire what has come by a clock, and go on with every run up to it that has not ended, whoever fired it."""
     settings = settings_from(os.environ, data_dir=data)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    logs.configure(settings)  # to stderr: what is asked for comes on stdout
     database = create_engine(settings.database)
     runner = Runner(settings=settings, database=database, parts=real_parts())
     signal.signal(signal.SIGTERM, lambda *_: runner.stopping.set())

@@ -56,7 +56,7 @@ def passes(made: Month, before: datetime, at: datetime, *, missed: bool = False)
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_few_nights_with_two_tickers_a_new_revision_and_a_killed_worker(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -92,7 +92,7 @@ def jumps(zone: str, year: int) -> list[datetime]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(3_600)
 def test_a_month_of_nights(tmp_path: Path) -> None:
     """Thirty nights: a weekend without anybody, Berlin's clock goes forward and Sydney's back, a new revision on night 12, a
     worker killed on night 20."""
