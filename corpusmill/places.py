@@ -54,10 +54,12 @@ class FolderPlace(_Strict):
 
 
 class LabelStudioPlace(_Strict):
-    """A Label Studio, and a token of a user of it."""
+    """A Label Studio, and a token of a user of it. `sdk_python` is a Python that has `label-studio-sdk`, whose validator
+    then judges what is pushed; it pins versions that keep it out of our own environment."""
 
     url: str
     token: _Secret
+    sdk_python: Path | None = None
 
 
 class ArgillaPlace(_Strict):

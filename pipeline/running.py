@@ -30,8 +30,9 @@ from corpusmill.status import ENDED
 from db import jobs, ledger, runs
 from db.engine import Connection, Engine, now, reading, transact
 from db.runs import Held, Run, RunStatus
-from pipeline import delivering, labelling, reporting
+from pipeline import delivering, labelling, reporting, reviewing
 from pipeline import reading as reading_stage
+from pipeline.review import OpenReviewers
 from pipeline.sinks import OpenSink
 from pipeline.sources import OpenSource
 from pipeline.ticking import tick
@@ -56,6 +57,7 @@ class Parts:
 
     open_source: OpenSource
     open_sink: OpenSink
+    open_reviewers: OpenReviewers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,9 +178,9 @@ class Runner:
             case "deliver":
                 return delivering.deliver(work, self.parts.open_sink)
             case "review":
-                return Step(stage="report")
+                return reviewing.review(work, self.parts.open_reviewers)
             case "report":
-                return reporting.report(work, None)
+                return reporting.report(work, reviewing.audit_now(work))
 
     def _cancelled(self, run: Run) -> Step:
         """A run that is to give way: its job is cancelled first, so that no device works for it."""

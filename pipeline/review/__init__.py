@@ -36,7 +36,8 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a person says of a document. `at` is in seconds since 1970."""
+    """What a person says of a document. `at` is in seconds since 1970; `remote` says where, with `id` as when it was pushed:
+    a document whose text has changed since is another one there."""
 
     document_id: str
     model_revision: str
@@ -66,3 +67,19 @@ class OpenReviewers(Protocol):
     """How a definition becomes the place where people look: `open_reviewers` is one; `run` and `date` as for a sink."""
 
     def __call__(self, definition: Review, places: Places, *, run: str, date: str) -> Reviewers: ...
+
+
+def open_reviewers(definition: Review, places: Places, *, run: str, date: str) -> Reviewers:
+    """Where a review's documents go. Raises InvalidRequest for a place that is not configured, and a path out of one."""
+    from pipeline.places import inside
+    from pipeline.review.argilla import Argilla
+    from pipeline.review.files import ReviewedFile
+    from pipeline.review.label_studio import LabelStudio
+
+    target = definition.to
+    if target.type == "label_studio":
+        return LabelStudio(places.label_studio_of(target.place), target)
+    if target.type == "argilla":
+        return Argilla(places.argilla_of(target.place), target)
+    named = target.path.replace("{date}", date).replace("{run}", run)
+    return ReviewedFile(inside(places.folder(target.place), named), target)

@@ -1,0 +1,162 @@
+"""Reviews: which documents of a schedule people were asked about, and what they said.
+
+Knows the table `reviews`. Must not know where people look, or what a label means.
+
+A row is of a document and a model's revision. Where the same document is sent again with another text, the row begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from db.engine import db_now
+from db.tables import reviews, runs
+
+#: (document id, model revision)
+Pair = tuple[str, str]
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A document that people were asked about. `label` is what the model said of it: a label, or several."""
+
+    document_id: str
+    model_revision: str
+    why: str
+    label: str | Sequence[str] | None
+    score: float | None
+    remote_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What there is of a document that people were asked about; `corpus_id` is that of the run that asked."""
+
+    run_key: int
+    corpus_id: str | None
+    remote_id: str | None
+    answer: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How often people have answered for a model's revision, and agreed with it: of the documents that were drawn by
+    chance, and of those that a rule had sent."""
+
+    model_revision: str
+    audited: int = 0
+    audited_agreed: int = 0
+    doubtful: int = 0
+    doubtful_agreed: int = 0
+
+
+def sent(connection: Connection, schedule_key: int, run_key: int, documents: Sequence[Sent]) -> None:
+    """Note that people were asked; repeating it for the same run changes nothing that they have said since."""
+    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
+    for start in range(0, len(documents), _AT_ONCE):
+        rows = [
+            {
+                "schedule_key": schedule_key, "run_key": run_key, "document_id": each.document_id,
+                "model_revision": each.model_revision, "why": each.why, "label": _label(each.label),
+                "score": each.score, "remote_id": each.remote_id, "pushed_at": db_now(),
+            }
+            for each in documents[start : start + _AT_ONCE]
+        ]  # fmt: skip
+        statement = dialect.insert(reviews).values(rows)
+        fresh = {
+            name: statement.excluded[name]
+            for name in ("run_key", "why", "label", "score", "remote_id", "pushed_at")
+        } | {"answer": None, "answered_at": None}  # fmt: skip
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["schedule_key", "document_id", "model_revision"],
+                set_=fresh,
+                where=(reviews.c.run_key != statement.excluded.run_key),
+            )
+        )
+
+
+def known(connection: Connection, schedule_key: int, pairs: Collection[Pair]) -> dict[Pair, Known]:
+    """What there is of these documents; those that nobody was asked about are missing."""
+    wanted = list(pairs)
+    found: dict[Pair, Known] = {}
+    for start in range(0, len(wanted), _AT_ONCE):
+        rows = connection.execute(
+            select(
+                reviews.c.document_id, reviews.c.model_revision, reviews.c.run_key, reviews.c.remote_id, reviews.c.answer,
+                runs.c.corpus_id,
+            )
+            .join(runs, runs.c.key == reviews.c.run_key)
+            .where(reviews.c.schedule_key == schedule_key)
+            .where(tuple_(reviews.c.document_id, reviews.c.model_revision).in_(wanted[start : start + _AT_ONCE]))
+        )  # fmt: skip
+        for row in rows:
+            found[row.document_id, row.model_revision] = Known(
+                run_key=row.run_key, corpus_id=row.corpus_id, remote_id=row.remote_id, answer=row.answer
+            )
+    return found
+
+
+def answered(connection: Connection, schedule_key: int, answers: Mapping[Pair, tuple[Any, float]]) -> None:
+    """Keep what people say: (label, seconds since 1970) for each document; a later answer takes an earlier one's place."""
+    rows = [
+        {"document": document, "revision": revision, "said": {"label": label}, "at": at}
+        for (document, revision), (label, at) in answers.items()
+    ]
+    if rows:
+        connection.execute(
+            update(reviews)
+            .where(reviews.c.schedule_key == schedule_key, reviews.c.document_id == bindparam("document"))
+            .where(reviews.c.model_revision == bindparam("revision"))
+            .values(answer=bindparam("said"), answered_at=bindparam("at")),
+            rows,
+        )
+
+
+def records(connection: Connection, schedule_key: int) -> list[Record]:
+    """The track record of each revision of a model that people have answered for, by revision."""
+    counts: dict[str, list[int]] = {}
+    for revision, why, agreed in _agreements(connection, schedule_key):
+        own = counts.setdefault(revision, [0, 0, 0, 0])
+        at = 0 if why == "audit" else 2
+        own[at] += 1
+        own[at + 1] += agreed
+    return [
+        Record(
+            model_revision=revision, audited=own[0], audited_agreed=own[1], doubtful=own[2], doubtful_agreed=own[3]
+        )
+        for revision, own in sorted(counts.items())
+    ]  # fmt: skip
+
+
+def audited(connection: Connection, schedule_key: int, model_revision: str) -> tuple[int, int]:
+    """How many audited documents of a revision have been answered, and on how many people agree with the model."""
+    for record in records(connection, schedule_key):
+        if record.model_revision == model_revision:
+            return record.audited, record.audited_agreed
+    return 0, 0
+
+
+def _agreements(connection: Connection, schedule_key: int) -> Iterator[tuple[str, str, bool]]:
+    """(revision, why, whether they agree) for each answer."""
+    query = (
+        select(reviews.c.model_revision, reviews.c.why, reviews.c.label, reviews.c.answer)
+        .where(reviews.c.schedule_key == schedule_key, reviews.c.answered_at.is_not(None))
+        .execution_options(yield_per=2_000)
+    )
+    for row in connection.execute(query):
+        yield row.model_revision, row.why, row.label == _label(row.answer["label"])
+
+
+def _label(label: str | Iterable[str] | None) -> str | None:
+    """A label as it is compared: several at once are a set."""
+    if label is None or isinstance(label, str):
+        return label
+    return json.dumps(sorted({str(each) for each in label}), ensure_ascii=False)

@@ -1,0 +1,157 @@
+"""The fourth stage: what people have said since comes in, and what they are to look at next goes out.
+
+Knows the order of the two, and how answers become references. Must not know any labelling tool but by its shape.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import structlog
+
+from corpusmill.errors import Conflict, NotFound
+from corpusmill.ids import new_id
+from corpusmill.schedules import Review
+from db import jobs, references, reviews
+from db.corpora import upload_path
+from db.engine import Connection, reading
+from db.jobs import Job
+from db.reviews import Pair, Sent
+from pipeline.delivering import rows_of
+from pipeline.places import load_places
+from pipeline.report import Audit
+from pipeline.review import Answer, Chosen, OpenReviewers, Pushed, Reviewers
+from pipeline.review.choosing import choose
+from pipeline.work import Step, Work
+
+log = structlog.get_logger(__name__)
+_BATCH = 500
+
+
+def review(work: Work, open_reviewers: OpenReviewers) -> Step:
+    """Take in answers, then push the run's doubtful documents and its audit sample. Done twice, it pushes and keeps the
+    same."""
+    definition = work.run.definition.review
+    if definition is None:
+        return Step(stage="report")
+    begun = time.monotonic()
+    reviewers = open_reviewers(definition, load_places(work.settings), run=work.run.id, date=work.date)
+    answers = take_in(work, reviewers)
+    pushed = _push(work, reviewers, definition)
+    seconds = dict(work.run.counts.get("seconds", {})) | {"review": round(time.monotonic() - begun, 3)}
+    documents = dict(work.run.counts.get("documents", {})) | {"reviewed": sum(pushed.values())}
+    counts = work.counted(documents=documents, seconds=seconds, reviewed=pushed, answered=answers)
+    return Step(stage="report", values={"counts": counts})
+
+
+def audit_now(work: Work) -> Audit | None:
+    """What people have said by now of the audited documents of the run's model; None where it has no model."""
+    revision = work.run.counts.get("model", {}).get("revision")
+    if revision is None or work.run.definition.review is None:
+        return None
+    with reading(work.database) as connection:
+        answered, agreed = reviews.audited(connection, work.run.schedule_key, revision)
+    return Audit(answered=answered, agreed=agreed)
+
+
+def take_in(work: Work, reviewers: Reviewers) -> int:
+    """Keep the answers that are new, as references of the corpora that their documents are in, so that metrics are computed
+    again; returns how many. Cut off between the two, it attaches the same references again, which changes nothing."""
+    new = 0
+    answers = reviewers.pull()
+    while batch := list(islice(answers, _BATCH)):
+        work.go_on()
+        kept, by_corpus = _new(work, batch)
+        for corpus_id, labels in by_corpus.items():
+            _attach(work, corpus_id, labels)
+        work.write(lambda connection, kept=kept: reviews.answered(connection, work.run.schedule_key, kept))  # type: ignore[misc]
+        new += len(kept)
+    return new
+
+
+def _new(work: Work, batch: Sequence[Answer]) -> tuple[dict[Pair, tuple[Any, float]], dict[str, dict[str, Any]]]:
+    """Which answers say something new, and by corpus the labels of its documents. An answer about another text of a document
+    than the one that was pushed last says nothing of it."""
+    pairs = [(answer.document_id, answer.model_revision) for answer in batch]
+    with reading(work.database) as connection:
+        known = reviews.known(connection, work.run.schedule_key, pairs)
+    kept: dict[Pair, tuple[Any, float]] = {}
+    by_corpus: dict[str, dict[str, Any]] = {}
+    for pair, answer in zip(pairs, batch, strict=True):
+        found = known.get(pair)
+        if found is None or (answer.remote or {}).get("id") != found.remote_id:
+            continue
+        if found.answer is not None and found.answer["label"] == answer.label:
+            continue
+        kept[pair] = (answer.label, answer.at)
+        if found.corpus_id is not None:
+            by_corpus.setdefault(found.corpus_id, {})[answer.document_id] = answer.label
+    return kept, by_corpus
+
+
+def _attach(work: Work, corpus_id: str, labels: Mapping[str, Any]) -> None:
+    body = upload_path(work.settings.data_dir, new_id("references"))
+    body.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with body.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"id": id_, "reference": label}) + "\n" for id_, label in labels.items())
+        references.attach(work.database, work.settings, corpus_id, body, None, keep=True)
+    except (NotFound, Conflict) as error:
+        if isinstance(error, Conflict):
+            raise  # another set came between: the stage is done again
+        log.info("answers kept without their corpus", corpus=corpus_id, why=str(error))
+    finally:
+        body.unlink(missing_ok=True)
+
+
+def _push(work: Work, reviewers: Reviewers, definition: Review) -> dict[str, int]:
+    """How many documents went out, by the rule that sent them."""
+    chosen = _Noted(choose(rows_of(work, _job(work)), definition))
+    counts: dict[str, int] = {}
+    pushed = reviewers.push(chosen)
+    while batch := list(islice(pushed, _BATCH)):
+        work.go_on()
+        rows = [chosen.sent(each) for each in batch]
+        work.write(
+            lambda connection, rows=rows: _keep(connection, work, rows)  # type: ignore[misc]
+        )
+        for each in batch:
+            counts[each.why] = counts.get(each.why, 0) + 1
+    return counts
+
+
+def _keep(connection: Connection, work: Work, rows: Sequence[Sent]) -> None:
+    reviews.sent(connection, work.run.schedule_key, work.run.key, rows)
+
+
+def _job(work: Work) -> Job | None:
+    if work.run.job_id is None:
+        return None
+    with reading(work.database) as connection:
+        return jobs.get(connection, work.run.job_id)
+
+
+class _Noted:
+    """The chosen documents as they pass by: what the model said of one is needed until it has been pushed."""
+
+    def __init__(self, chosen: Iterator[Chosen]) -> None:
+        self._chosen = chosen
+        self._passing: dict[Pair, Chosen] = {}
+
+    def __iter__(self) -> Iterator[Chosen]:
+        for each in self._chosen:
+            self._passing[each.row.document_id, each.row.model_revision] = each
+            yield each
+
+    def sent(self, pushed: Pushed) -> Sent:
+        """What is kept of a document that was pushed."""
+        row = self._passing.pop((pushed.document_id, pushed.model_revision)).row
+        output = row.output or {}
+        return Sent(
+            document_id=row.document_id, model_revision=row.model_revision, why=pushed.why, score=row.score,
+            label=output.get("labels", row.label), remote_id=pushed.remote_id,
+        )  # fmt: skip
