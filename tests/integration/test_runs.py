@@ -25,6 +25,7 @@ from db.engine import Engine, now, reading, transact
 from db.results import ResultRow
 from db.runs import Run
 from db.schedules import Schedule
+from pipeline.review import open_reviewers
 from pipeline.running import Parts, Runner
 from pipeline.sinks import Delivered
 from pipeline.sources import SourceDocument
@@ -89,7 +90,9 @@ class World:
     labelled: list[str] = field(default_factory=list)
 
     def runner(self, clock: Callable[[], float] | None = None) -> Runner:
-        parts = Parts(open_source=lambda *_, **__: self.shelf, open_sink=lambda *_, **__: self.shelf)
+        parts = Parts(
+            open_source=lambda *_, **__: self.shelf, open_sink=lambda *_, **__: self.shelf, open_reviewers=open_reviewers
+        )  # fmt: skip
         return Runner(settings=self.settings, database=self.database, parts=parts, clock=clock)
 
     def schedule(self, **fields: Any) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -71,8 +72,8 @@ def test_entropy_is_a_share_of_the_greatest_and_counts_what_the_best_labels_leav
 
 
 def test_a_failed_document_is_never_sent_and_one_without_a_score_only_by_chance() -> None:
-    failed = row("a", status="failed", output=None, score=None, label=None)
-    summary = row("b", output={"summary": "s"}, score=None, label=None)
+    failed = replace(row("a"), status="failed", output=None, score=None, label=None)
+    summary = replace(row("b"), output={"summary": "s"}, score=None, label=None)
     assert ids(choose([failed, summary], review(default=1.0, margin=1.0, audit=1.0))) == [("b", "audit")]
 
 
@@ -105,7 +106,7 @@ def test_the_draw_is_uniform_and_another_in_each_run() -> None:
     assert chisquare([both[a, b] for a in range(4) for b in range(4)]).pvalue > 0.001
 
 
-@pytest.mark.parametrize("sort", [lambda n: n, lambda n: -n, lambda n: str(n)])
+@pytest.mark.parametrize("sort", [lambda n: n, lambda n: -n, str])
 def test_neither_order_nor_label_nor_score_favours_a_document_in_the_audit(sort: Any) -> None:
     numbers = sorted(range(8_000), key=sort)
     rows = [row(f"d{n}", "positive" if n % 4 else "negative", 0.8 + 0.02 * (n % 10)) for n in numbers]
