@@ -19,7 +19,14 @@ from broker.doorbell import Doorbell
 from cli.devices import ask_torch
 from cli.tables import mend, unusable
 from corpora.disk import full
-from corpusmill.errors import BrokerFull, BrokerUnavailable, DatabaseUnavailable, InvalidSettings
+from corpusmill.errors import (
+    BrokerFull,
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    InvalidSettings,
+    PlaceFault,
+    PlaceUnavailable,
+)
 from corpusmill.settings import Settings, refuse_open, settings_from
 
 _GIB = 1 << 30
@@ -223,11 +230,25 @@ def _places(settings: Settings) -> Iterator[Finding]:
             continue
         writable = "" if os.access(folder.path, os.W_OK) else ", which cannot be written to"
         yield Finding(check=check, state="ok", found=f"{folder.path}{writable}.")
+    for name, database in places.databases.items():
+        yield _place(f"database {name}", database.url.get_secret_value(), name, settings)
     named = [f"{len(places.label_studio)} Label Studio", f"{len(places.argilla)} Argilla"]
     yield Finding(
         check="places", state="ok",
         found=f"{len(places.databases)} databases, {len(places.folders)} folders, {', '.join(named)}.",
     )  # fmt: skip
+
+
+def _place(check: str, url: str, name: str, settings: Settings) -> Finding:
+    """Whether a database answers; what it says may hold no password."""
+    from db.external import answers
+
+    mend = f"Correct [databases.{name}] in {settings.places_file}, or start it."
+    try:
+        kind = answers(url)
+    except (PlaceUnavailable, PlaceFault) as error:
+        return Finding(check=check, state="fault", found=str(error), mend=mend)
+    return Finding(check=check, state="ok", found=f"{kind} answers.")
 
 
 def _devices(settings: Settings) -> Iterator[Finding]:

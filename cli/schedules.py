@@ -117,7 +117,7 @@ def run(
             return
         say(f"Started {started.id}.")
         try:
-            started.wait(progress=lambda one: say(f"{one.id} {one.status}: {one.stage}"))
+            started.wait(progress=_tell)
         except KeyboardInterrupt:
             say(f"The run goes on. `corpusmill schedule runs {name}` shows it.")
             raise typer.Exit(INTERRUPTED) from None
@@ -219,6 +219,10 @@ def _find(client: Client, name: str) -> Schedule:
     if found is None:
         raise failed(f"There is no schedule named {name!r}; `corpusmill schedule list` has those there are.")
     return found
+
+
+def _tell(one: Run) -> None:
+    say(f"{one.id} {one.status}, {one.stage}" + (f": {one.error}" if one.error else ""))
 
 
 def _show_run(one: Run, *, as_json: bool) -> None:

@@ -52,12 +52,20 @@ def create(connection: Connection, *, id: str, definition: ScheduleDefinition, n
 def change(
     connection: Connection, schedule: Schedule, definition: ScheduleDefinition, *, next_fire_at: float | None
 ) -> None:
-    """Put another definition in place. Raises Conflict where its name is another's, or it was changed meanwhile."""
+    """Put another definition in place; another source is read from its beginning. Raises Conflict where the name is taken,
+    or the schedule was changed meanwhile."""
+    position = schedule.position if definition.source == schedule.definition.source else None
     written = _write(
         connection,
         update(schedules)
         .where(schedules.c.key == schedule.key, schedules.c.revision == schedule.revision)
-        .values(**_values(definition), next_fire_at=next_fire_at, revision=schedule.revision + 1, updated_at=db_now()),
+        .values(
+            **_values(definition),
+            next_fire_at=next_fire_at,
+            position=position,
+            revision=schedule.revision + 1,
+            updated_at=db_now(),
+        ),
         definition.name,
     )
     if not written.rowcount:

@@ -46,7 +46,9 @@ def deliver(work: Work, open_sink: OpenSink) -> Step:
     def finish(connection: Connection) -> None:
         ledger.settle_gone(connection, run.schedule_key, run.key)
         ledger.let_go(connection, run.schedule_key, run.key)  # what could not be read, or is to be tried again
-        if run.position is not None:
+        # one that was changed meanwhile to read another source begins there from the start
+        same = schedules.get(connection, run.schedule_id).definition.source == run.definition.source
+        if run.position is not None and same:
             schedules.keep_position(connection, run.schedule_key, run.position)
         runs.advance(connection, work.held, stage="review", counts=counts)
 

@@ -3,7 +3,8 @@
 Knows SQLAlchemy's dialects. Must not know our own tables, schedules, or what documents and labels are.
 """
 
+from db.external.engine import answers
 from db.external.reading import Rows
 from db.external.table import Column, LabelTable
 
-__all__ = ["Column", "LabelTable", "Rows"]
+__all__ = ["Column", "LabelTable", "Rows", "answers"]

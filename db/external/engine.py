@@ -39,6 +39,14 @@ def engine_of(url: str) -> Engine:
     return engine
 
 
+def answers(url: str) -> str:
+    """The kind of database that answers at a URL. Raises PlaceUnavailable and PlaceFault."""
+    engine = engine_of(url)
+    with reading(engine) as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.literal(1)))
+    return engine.dialect.name
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A transaction in which the database itself refuses to write, where it can."""

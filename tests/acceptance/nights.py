@@ -221,7 +221,7 @@ def definition(name: str, zone: str, policy: str) -> dict[str, Any]:
     return {
         "name": name, "cron": "30 2 * * *", "timezone": zone, "on_new_revision": policy,
         "source": {"type": "sql", "place": "shop", "table": "reviews", "key": "id", "text_field": "body",
-                   "reference_field": None, "sync": "mirror"},
+                   "sync": "mirror"},
         "job": {"task": "classification", "model": MODEL},
         "sinks": [{"type": "table", "place": "shop", "table": f"{name}_labels"}],
         "report": {"fail_if": [{"figure": "failed", "above": 0}]},

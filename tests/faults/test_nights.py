@@ -21,7 +21,7 @@ STEPS = ["ledger.want:after", "ledger.mark_gone:before", "corpora.create:after",
 DEFINITION: dict[str, Any] = {
     "name": "nights", "cron": "0 0 * * *", "overlap": "queue",
     "source": {"type": "sql", "place": "shop", "table": "reviews", "key": "id", "text_field": "body",
-               "reference_field": None, "sync": "mirror"},
+               "sync": "mirror"},
     "job": {"task": "classification", "model": "echo"},
     "sinks": [{"type": "table", "place": "shop", "table": "nights_labels"}],
 }  # fmt: skip

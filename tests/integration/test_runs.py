@@ -550,6 +550,27 @@ def test_a_name_is_taken_once_and_a_change_that_comes_second_is_refused(world: W
             transact(world.database, change)
 
 
+def test_another_source_is_read_from_its_beginning_also_where_a_run_of_the_one_before_ends_later(world: World) -> None:
+    schedule = world.schedule()
+    world.shelf.complete = False
+    world.shelf.documents = {"a": "one"}
+    world.night(0)
+    [second] = tick(world.database, at=MIDNIGHT + DAY)
+    other = schedule.definition.model_copy(
+        update={"source": schedule.definition.source.model_copy(update={"name": "y"})}
+    )  # fmt: skip
+    with reading(world.database) as connection:
+        now_ = schedules.get(connection, schedule.id)
+    transact(
+        world.database,
+        lambda connection: schedules.change(connection, now_, other, next_fire_at=now_.next_fire_at),
+    )  # fmt: skip
+    world.finish(second)
+    world.night(2)
+    world.night(3)
+    assert world.shelf.since == [None, None, None, {"read": 1}]
+
+
 def test_a_schedule_that_is_deleted_takes_its_runs_along_and_a_runner_at_one_of_them_stops(world: World) -> None:
     schedule = world.schedule()
     world.shelf.documents = {"a": "one"}
