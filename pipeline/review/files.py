@@ -52,14 +52,15 @@ class ReviewedFile:
 
 
 def argilla_record(chosen: Chosen) -> dict[str, object]:
-    """A record as a JSON line that Argilla's `Dataset.records.log` takes as it stands: by the names of a field `text` and of
-    a question `label` (`summary`, `translation`), whose suggestion it is."""
+    """A record as a JSON line for Argilla's `Dataset.records.log`: by the names of a field `text` and of a question `label`
+    (`summary`, `translation`), whose suggestion it is. Score and agent of that need a mapping there, `{"label.score":
+    "label.suggestion.score", "label.agent": "label.suggestion.agent"}`, and are left out without one."""
     row, output = chosen.row, chosen.row.output or {}
     name = next((each for each in ("summary", "translation") if each in output), "label")
     record: dict[str, object] = {
         "id": f"{key_of(row)}/{row.document_id}", "text": row.text, name: output.get("labels", output.get(name)),
-        "corpusmill_document": row.document_id, "corpusmill_run": row.run_id, "corpusmill_why": chosen.why,
-        "corpusmill_model": model_version(row),
+        f"{name}.agent": model_version(row), "corpusmill_document": row.document_id, "corpusmill_run": row.run_id,
+        "corpusmill_why": chosen.why,
     }  # fmt: skip
     if row.text_pair is not None:
         record["text_pair"] = row.text_pair

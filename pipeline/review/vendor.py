@@ -58,7 +58,7 @@ class Validator:
 
 
 def _main() -> None:
-    from label_studio_sdk.label_interface import LabelInterface  # type: ignore[import-not-found]
+    from label_studio_sdk.label_interface import LabelInterface
 
     out = sys.stdout
     sys.stdout = sys.stderr  # what the package prints is no answer

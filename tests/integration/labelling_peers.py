@@ -17,6 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 NOW = "2026-01-02T03:04:05.000000Z"
+#: Argilla's times are UTC and do not say so.
+AT = "2026-01-02T03:04:05"
 CONFIG = """
 <View>
   <Text name="review" value="$body"/>
@@ -130,8 +132,9 @@ class LabelStudioPeer(Peer):
     def _import(self, body: Any, query: dict[str, list[str]]) -> tuple[int, Any]:
         ids = []
         for task in body:
-            if "body" not in task["data"]:
-                raise Refused(400, 'Data key "body" is expected in task data')
+            for tag in ElementTree.fromstring(self.config).iter("Text"):
+                if tag.get("value", "")[1:] not in task["data"]:
+                    raise Refused(400, f"Data key {tag.get('value')} is expected in task data")
             number = len(self.tasks) + 1
             predictions = [self._prediction(each, number) for each in task.get("predictions", [])]
             self.tasks.append({"id": number, "data": task["data"], "annotations": [], "predictions": predictions})
@@ -174,7 +177,7 @@ class LabelStudioPeer(Peer):
             found = [task for task in found if task["data"].get("corpusmill_key") in wanted]
         if query.get("only_annotated") == ["true"]:
             found = [task for task in found if task["annotations"]]
-        page, size = int(query["page"][0]), int(query["page_size"][0])
+        page, size = int(query["page"][0]), int(query.get("page_size", ["100"])[0])
         shown = found[(page - 1) * size : page * size]
         return 200, {"tasks": shown, "total": len(found), "total_annotations": 0, "total_predictions": 0}
 
@@ -198,19 +201,29 @@ class ArgillaPeer(Peer):
         spaces = {name: str(uuid.uuid5(uuid.NAMESPACE_DNS, name)) for name in ("team", "elsewhere")}
         routes: dict[tuple[str, str], Callable[[], tuple[int, Any]]] = {
             ("GET", "/api/v1/me/workspaces"): lambda: self._items(
-                [{"id": id_, "name": name} for name, id_ in spaces.items()]
+                [{"id": id_, "name": name, "inserted_at": AT, "updated_at": AT} for name, id_ in spaces.items()]
             ),
+            ("GET", "/api/v1/me"): lambda: (200, {
+                "id": str(uuid.uuid4()), "username": "us", "first_name": "us", "role": "owner", "api_key": "key",
+            }),
             ("GET", "/api/v1/me/datasets"): lambda: self._items([
-                {"id": self.dataset, "name": "reviews", "workspace_id": spaces["team"]},
-                {"id": self.other, "name": "reviews", "workspace_id": spaces["elsewhere"]},
+                self._dataset(self.dataset, spaces["team"]), self._dataset(self.other, spaces["elsewhere"]),
             ]),
+            ("GET", base): lambda: (200, self._dataset(self.dataset, spaces["team"])),
+            ("GET", f"/api/v1/workspaces/{spaces['team']}"): lambda: (200, {
+                "id": spaces["team"], "name": "team", "inserted_at": AT, "updated_at": AT,
+            }),
+            ("GET", f"{base}/vectors-settings"): lambda: self._items([]),
             ("GET", f"{base}/fields"): lambda: self._items([
-                {"id": str(uuid.uuid4()), "name": "text", "required": True, "settings": {"type": "text"}},
-                {"id": str(uuid.uuid4()), "name": "second", "required": False, "settings": {"type": "text"}},
+                self._field("text", required=True), self._field("second", required=False),
             ]),
             ("GET", f"{base}/questions"): lambda: self._items([self._question()]),
             ("GET", f"/api/v1/me/datasets/{self.dataset}/metadata-properties"): lambda: self._items(
-                [{"id": str(uuid.uuid4()), "name": name, "settings": {"type": "terms"}} for name in self.metadata]
+                [
+                    {"id": str(uuid.uuid4()), "name": name, "title": name, "settings": {"type": "terms", "values": None},
+                     "visible_for_annotators": True}
+                    for name in self.metadata
+                ]
             ),
             ("PUT", f"{base}/records/bulk"): lambda: self._upsert(body["items"]),
             ("GET", f"{base}/records"): lambda: self._list(query),
@@ -219,7 +232,7 @@ class ArgillaPeer(Peer):
             raise Refused(404, {"code": "argilla.api.errors::EntityNotFoundError"})
         return routes[method, path]()
 
-    def respond(self, document: str, value: Any, status: str = "submitted", at: str = "2026-01-02T03:04:05") -> None:
+    def respond(self, document: str, value: Any, status: str = "submitted", at: str = AT) -> None:
         """Somebody answers for the newest record of a document."""
         record = [each for each in self.records if each["external_id"].endswith(f"/{document}")][-1]
         values = {"label": {"value": value}}
@@ -230,10 +243,25 @@ class ArgillaPeer(Peer):
     def _items(items: list[Any]) -> tuple[int, Any]:
         return 200, {"items": items}
 
+    @staticmethod
+    def _field(name: str, *, required: bool) -> dict[str, Any]:
+        settings = {"type": "text", "use_markdown": False}
+        return {"id": str(uuid.uuid4()), "name": name, "title": name, "required": required, "settings": settings}
+
+    @staticmethod
+    def _dataset(number: str, workspace: str) -> dict[str, Any]:
+        return {
+            "id": number, "name": "reviews", "status": "ready", "guidelines": None, "allow_extra_metadata": False,
+            "distribution": {"strategy": "overlap", "min_submitted": 1}, "workspace_id": workspace, "metadata": None,
+            "last_activity_at": AT, "inserted_at": AT,
+            "updated_at": AT,
+        }  # fmt: skip
+
     def _question(self) -> dict[str, Any]:
         options = [{"value": label, "text": label, "description": None} for label in self.labels]
         settings = {"type": self.kind, **({"options": options} if self.kind != "text" else {})}
-        return {"id": self.question, "name": "label", "title": "label", "required": True, "settings": settings}
+        return {"id": self.question, "name": "label", "title": "label", "description": None, "required": True,
+                "settings": settings}  # fmt: skip
 
     def _upsert(self, items: list[Any]) -> tuple[int, Any]:
         if not 1 <= len(items) <= 500:
@@ -252,7 +280,7 @@ class ArgillaPeer(Peer):
             record = by_id.get(item["external_id"])
             if record is None:
                 record = {"id": str(uuid.uuid4()), "external_id": item["external_id"], "fields": item["fields"],
-                          "responses": [], "inserted_at": "2026-01-02T03:04:05"}  # fmt: skip
+                          "responses": [], "inserted_at": AT}  # fmt: skip
                 self.records.append(record)
                 by_id[item["external_id"]] = record
             else:

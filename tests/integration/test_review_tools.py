@@ -151,10 +151,10 @@ def test_a_personal_access_token_buys_access_and_buys_it_again_when_it_has_ended
 
 
 def test_pairs_and_several_labels_use_what_the_configuration_has_for_them(tmp_path: Path) -> None:
-    config = """<View><Text name="a" value="$one"/><Text name="b" value="$two"/>
+    config = """<View><Text name="a" value="$one"/><Text name="b" value="$body"/>
       <Choices name="c" toName="b" choice="multiple"><Choice value="x"/><Choice value="y"/></Choices></View>"""
     output = {"label": "x", "labels": ["x", "y"], "score": 0.9, "scores": {"x": 0.9, "y": 0.8}}
-    with LabelStudioPeer(config=config.replace("$two", "$body")) as peer:
+    with LabelStudioPeer(config=config) as peer:
         list(studio(peer, tmp_path).push(chosen([row(0, text_pair="second", label="x", output=output)])))
         [task] = peer.tasks
     assert (task["data"]["body"], task["data"]["one"]) == ("text 0", "second")
