@@ -95,12 +95,12 @@ def _measure(settings: Settings, count: int) -> None:
             settings=settings, database=database, catalog=catalog, held=held, lease=36_000.0,
             stopping=threading.Event(), clock=time.time,
         )  # fmt: skip
-        begun = time.monotonic()
+        begun, used = time.monotonic(), time.process_time()
         step = read(work, lambda *_, **__: source)
-        seconds = time.monotonic() - begun
+        seconds, used = time.monotonic() - begun, time.process_time() - used
         counts = step.values["counts"]["documents"]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        rate = f"{count / seconds:,.0f} documents/s, peak memory {peak:.0f} MB"
+        rate = f"{count / seconds:,.0f} documents/s, {used:.1f} s of processor, peak memory {peak:.0f} MB"
         print(f"{name}: {seconds:.1f} s, {rate}, { ({key: n for key, n in counts.items() if n}) }", flush=True)
         begun = time.monotonic()
         _settle(database, held, source)

@@ -57,6 +57,7 @@ def test_slots_between_two_instants_hold_the_later_one_and_not_the_earlier() -> 
 instants = st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(UTC))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(EXPRESSIONS), st.sampled_from(ZONES), instants)
 def test_fires_are_in_order_and_after_the_instant_that_they_follow(
     expression: str, zone: ZoneInfo, after: datetime
@@ -66,7 +67,7 @@ def test_fires_are_in_order_and_after_the_instant_that_they_follow(
     assert all(one < other for one, other in pairwise(found))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(EXPRESSIONS), st.sampled_from(ZONES), instants)
 def test_it_does_not_matter_at_which_instants_a_ticker_looks(expression: str, zone: ZoneInfo, after: datetime) -> None:
     until = after + timedelta(days=9)
@@ -76,7 +77,7 @@ def test_it_does_not_matter_at_which_instants_a_ticker_looks(expression: str, zo
     assert pieces == whole
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from(ZONES), st.integers(2024, 2034), st.integers(0, 23), st.integers(0, 59))
 def test_a_daily_slot_fires_once_on_each_day_of_the_calendar(zone: ZoneInfo, year: int, hour: int, minute: int) -> None:
     start = datetime(year, 1, 1, tzinfo=zone) - timedelta(seconds=1)
@@ -88,6 +89,7 @@ def test_a_daily_slot_fires_once_on_each_day_of_the_calendar(zone: ZoneInfo, yea
     assert len(days) == len(set(days)) == (366 if year % 4 == 0 else 365)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(ZONES), instants, st.times(), st.times())
 def test_a_window_and_the_one_that_begins_when_it_ends_share_no_instant_and_leave_none(
     zone: ZoneInfo, instant: datetime, one: time, other: time
