@@ -83,7 +83,6 @@ class SqlSource(_Fields):
     table: _Column | None = None
     query: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
     key: _Column
-    reference_field: _Column | None = None
     watermark: _Column | None = None
     sync: Literal["append", "mirror"] = "append"
 

@@ -33,12 +33,18 @@ class SqlReader:
         self._key = self._rows.place(definition.key)
         self._text = self._rows.place(definition.text_field)
         self._pair = self._rows.place(definition.text_pair_field) if definition.text_pair_field else None
-        self._reference = self._rows.place(definition.reference_field) if definition.reference_field else None
+        self._reference = self._found("reference_field", definition.reference_field)
         parts = {self._key, self._text, self._pair, self._reference}
         self._others = [(place, name) for place, name in enumerate(self._rows.columns) if place not in parts]
         self.complete = definition.sync == "mirror"
         self.unusable = 0
         self._last: Any = None
+
+    def _found(self, field: str, name: str | None) -> int | None:
+        """The place of a column that need not be there where the definition does not name it itself."""
+        if name is None or (name not in self._rows.columns and field not in self._definition.model_fields_set):
+            return None
+        return self._rows.place(name)
 
     def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
         """The documents, by page; rows without a text are counted and left out."""
