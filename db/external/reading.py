@@ -7,6 +7,7 @@ says it can only read, and a page begins after the last key of the one before: e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Connection, and_, column, func, literal, or_, select, table, text, types
@@ -85,19 +86,22 @@ class Rows:
         rows: list[Row] = []
         characters = 0
         with reading(self._engine) as connection:
-            found = connection.execution_options(stream_results=True, yield_per=_FETCHED).execute(query)
-            for row in found:
-                if rows and row[self._key] == rows[-1][self._key]:
-                    raise PlaceFault(
-                        f"The key {self.columns[self._key]!r} is not unique: {str(row[self._key])[:100]!r} comes more than "
-                        "once. Name a column by which each row is one document."
-                    )
-                if len(rows) == _ROWS or characters > _CHARACTERS:
-                    break
-                rows.append(tuple(row))
-                characters += sum(len(value) for value in row if isinstance(value, str | bytes))
-            found.close()
+            streamed = connection.execution_options(stream_results=True, yield_per=_FETCHED)
+            with closing(streamed.execute(query)) as found:
+                for row in found:
+                    if rows and row[self._key] == rows[-1][self._key]:
+                        raise self._repeated(row[self._key])
+                    if len(rows) == _ROWS or characters > _CHARACTERS:
+                        break
+                    rows.append(tuple(row))
+                    characters += sum(len(value) for value in row if isinstance(value, str | bytes))
         return rows
+
+    def _repeated(self, key: Any) -> PlaceFault:
+        return PlaceFault(
+            f"The key {self.columns[self._key]!r} is not unique: {str(key)[:100]!r} comes more than once. Name a column by "
+            "which each row is one document."
+        )
 
     def _column(self, place: int) -> ColumnElement[Any]:
         chosen: ColumnElement[Any] = self._from.c[self.columns[place]]

@@ -85,7 +85,7 @@ class LabelTable:
 
     def _upsert(self, connection: Connection, values: list[dict[str, Any]]) -> None:
         others = [each.name for each in self._columns[1:]]
-        dialect: Any = {"postgresql": postgresql, "sqlite": sqlite}.get(connection.dialect.name)
+        dialect = self._dialect(connection)
         if dialect is not None:
             statement = dialect.insert(self._table)
             connection.execute(
@@ -97,6 +97,11 @@ class LabelTable:
             return
         for row in values:
             self._update_or_insert(connection, row, others)
+
+    @staticmethod
+    def _dialect(connection: Connection) -> Any:
+        """The dialect's own module where it has an upsert by key."""
+        return {"postgresql": postgresql, "sqlite": sqlite}.get(connection.dialect.name)
 
     def _update_or_insert(self, connection: Connection, row: dict[str, Any], others: list[str]) -> None:
         """What every database can do. Between the two somebody else may insert the row: it is then updated after all."""
@@ -180,7 +185,10 @@ def _is_unique(inspector: Any, name: str, schema: str | None, column: str) -> bo
     if inspector.get_pk_constraint(name, schema=schema)["constrained_columns"] == [column]:
         return True
     unique = [each["column_names"] for each in inspector.get_unique_constraints(name, schema=schema)]
-    unique += [each["column_names"] for each in inspector.get_indexes(name, schema=schema) if each["unique"]]
+    # SQLite shows some constraints only by the index that it made for them
+    automatic = {"include_auto_indexes": True} if inspector.dialect.name == "sqlite" else {}
+    indexes = inspector.get_indexes(name, schema=schema, **automatic)
+    unique += [each["column_names"] for each in indexes if each["unique"]]
     return [column] in unique
 
 

@@ -14,6 +14,9 @@ from db.external import Rows
 from pipeline.sources import SourceDocument
 from pipeline.sources.values import as_id, as_json, as_reference, as_text, given_back, kept
 
+#: What a definition has where it says nothing.
+_USUAL = SqlSource.model_fields["reference_field"].default
+
 
 class SqlReader:
     """A source of type `sql`.
@@ -28,21 +31,21 @@ class SqlReader:
             place.url.get_secret_value(), key=definition.key, table=definition.table, query=definition.query,
             watermark=definition.watermark,
         )  # fmt: skip
-        self._definition = definition
+        self._follows = definition.watermark is not None
         self._mark = self._rows.place(definition.watermark or definition.key)
         self._key = self._rows.place(definition.key)
         self._text = self._rows.place(definition.text_field)
         self._pair = self._rows.place(definition.text_pair_field) if definition.text_pair_field else None
-        self._reference = self._found("reference_field", definition.reference_field)
+        self._reference = self._found(definition.reference_field)
         parts = {self._key, self._text, self._pair, self._reference}
         self._others = [(place, name) for place, name in enumerate(self._rows.columns) if place not in parts]
         self.complete = definition.sync == "mirror"
         self.unusable = 0
         self._last: Any = None
 
-    def _found(self, field: str, name: str | None) -> int | None:
-        """The place of a column that need not be there where the definition does not name it itself."""
-        if name is None or (name not in self._rows.columns and field not in self._definition.model_fields_set):
+    def _found(self, name: str | None) -> int | None:
+        """The place of the references, which need not be there where their column has the usual name."""
+        if name is None or (name == _USUAL and name not in self._rows.columns):
             return None
         return self._rows.place(name)
 
@@ -52,7 +55,7 @@ class SqlReader:
         self.unusable = self._rows.left_out() if since is None else 0
         if self.complete:
             pages = self._rows.pages()
-        elif self._definition.watermark is not None:
+        elif self._follows:
             pages = self._rows.followed(self._last)
         else:
             pages = self._rows.pages(self._last)

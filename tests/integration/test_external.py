@@ -1,0 +1,458 @@
+"""Other people's tables, on both databases: read by key whatever its type, only read, and written over by document id."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from corpora import store_items
+from corpusmill.documents import Document
+from corpusmill.errors import PlaceFault, PlaceUnavailable
+from corpusmill.places import DatabasePlace, Places
+from corpusmill.schedules import CorpusSource, SqlSource, TableSink
+from corpusmill.settings import Settings
+from db import corpora
+from db.corpora import store_directory
+from db.engine import Engine, create_engine, transact
+from db.external import Column, LabelTable, Rows, engine, reading
+from pipeline.running import Parts, Runner
+from pipeline.sinks import Delivered, Sink, open_sink
+from pipeline.sources import Source, SourceDocument, open_source
+from tests.integration.test_runs import Shelf, World
+
+
+@pytest.fixture
+def theirs(database_url: str) -> Iterator[Engine]:
+    """Somebody else's database."""
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    engine = create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+def do(engine: Engine, *statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def places(url: str) -> Places:
+    return Places(databases={"day": DatabasePlace.model_validate({"url": url})})
+
+
+def source(url: str, **fields: Any) -> Source:
+    definition = SqlSource.model_validate({"type": "sql", "place": "day", "key": "id"} | fields)
+    return open_source(definition, places(url), settings=Settings(), database=None)  # type: ignore[arg-type]
+
+
+def sink(url: str, table: str = "labels") -> Sink:
+    definition = TableSink.model_validate({"type": "table", "place": "day", "table": table})
+    return open_sink(definition, places(url), run="run_a", date="2026-01-01")
+
+
+def read(found: Source, since: Any = None) -> dict[str, str]:
+    documents = list(found.read(since))
+    assert len({document.id for document in documents}) == len(documents)
+    return {document.id: document.text for document in documents}
+
+
+def position(found: Source) -> Any:
+    return json.loads(json.dumps(found.position()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("BIGINT", [-5, 0, 3, 2**31, 2**40]),
+        ("VARCHAR(40)", ["", "A", "a", "b c", "ä", "z'\"%:x"]),
+        ("NUMERIC(12,2)", [1, 2.5, 3]),
+        ("TIMESTAMP", ["2026-01-01 00:00:00.000001", "2026-01-01 00:00:00.000002", "2026-02-01 00:00:00"]),
+    ],
+)
+def test_every_row_comes_once_in_pages_of_any_size(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, kind: str, keys: list[Any]
+) -> None:
+    do(theirs, f"CREATE TABLE reviews (id {kind} PRIMARY KEY, text TEXT)")
+    with theirs.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO reviews VALUES (:id, :text)"), [{"id": key, "text": f"t{key}"} for key in keys]
+        )
+    for rows in (1, 2, 3, 100):
+        monkeypatch.setattr(reading, "_ROWS", rows)
+        found = source(database_url, table="reviews", sync="mirror")
+        assert sorted(read(found).values()) == sorted(f"t{key}" for key in keys)
+        appended = source(database_url, table="reviews")
+        assert len(read(appended)) == len(keys)
+        assert read(source(database_url, table="reviews"), position(appended)) == {}
+
+
+def test_a_page_ends_with_large_texts_before_it_has_many_rows(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT)")
+    with theirs.begin() as connection:
+        connection.execute(
+            sa.text("INSERT INTO reviews VALUES (:id, :text)"), [{"id": key, "text": "x" * 100} for key in range(40)]
+        )
+    monkeypatch.setattr(reading, "_CHARACTERS", 450)
+    pages = [len(page) for page in Rows(database_url, key="id", table="reviews").pages()]
+    assert pages == [5] * 8
+
+
+def test_columns_become_texts_references_and_fields(theirs: Engine, database_url: str) -> None:
+    array = "TEXT[]" if theirs.dialect.name == "postgresql" else "TEXT"
+    value = "ARRAY['a','b']" if theirs.dialect.name == "postgresql" else '\'["a", "b"]\''
+    do(
+        theirs,
+        f"CREATE TABLE reviews (id INTEGER PRIMARY KEY, body {array}, pair TEXT, gold TEXT, price NUMERIC, at TIMESTAMP)",
+        f"INSERT INTO reviews VALUES (1, {value}, 'p', 'g', 1.5, '2026-01-02 03:04:05')",
+        f"INSERT INTO reviews VALUES (2, NULL, 'p', 'g', NULL, NULL), (3, {value}, NULL, 'g', NULL, NULL)",
+    )
+    found = source(
+        database_url, table="reviews", text_field="body", text_pair_field="pair", reference_field="gold", sync="mirror"
+    )
+    (document,) = found.read(None)
+    assert (document.id, document.text, document.text_pair, document.reference) == ("1", '["a", "b"]', "p", "g")
+    assert set(document.fields) == {"price", "at"}
+    assert str(document.fields["at"]).replace("T", " ") == "2026-01-02 03:04:05"
+    assert json.dumps(dict(document.fields))
+    assert found.unusable == 2
+
+
+def test_a_query_is_a_source_like_a_table(theirs: Engine, database_url: str) -> None:
+    do(
+        theirs,
+        "CREATE TABLE a (id INTEGER PRIMARY KEY, body TEXT)",
+        "CREATE TABLE b (a_id INTEGER, stars INTEGER)",
+        "INSERT INTO a VALUES (1, 'one'), (2, 'two:x'), (3, 'three')",
+        "INSERT INTO b VALUES (1, 5), (2, 1), (3, 5)",
+    )
+    query = "SELECT a.id, body AS text, ':x' AS mark FROM a JOIN b ON a.id = a_id WHERE body <> 'three' -- the last one"
+    documents = list(source(database_url, query=query, sync="mirror").read(None))
+    assert [(document.id, document.text, document.fields) for document in documents] == [
+        ("1", "one", {"mark": ":x"}), ("2", "two:x", {"mark": ":x"}),
+    ]  # fmt: skip
+
+
+def test_a_source_changes_nothing(theirs: Engine, database_url: str) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO reviews VALUES (1, 'one')")
+    query = "SELECT 1 AS id, 'x' AS text"
+    if theirs.dialect.name == "postgresql":
+        do(
+            theirs,
+            "CREATE FUNCTION gone() RETURNS integer LANGUAGE sql AS 'DELETE FROM reviews RETURNING id'",
+        )
+        with pytest.raises(PlaceFault, match="read-only"):
+            read(source(database_url, query="SELECT gone() AS id, 'x' AS text", sync="mirror"))
+        query = "WITH x AS (DELETE FROM reviews RETURNING id) SELECT id, 'x' AS text FROM x"
+        with pytest.raises(PlaceFault):
+            read(source(database_url, query=query, sync="mirror"))
+    else:
+        with (
+            pytest.raises(PlaceFault, match="readonly"),
+            engine.reading(engine.engine_of(database_url)) as connection,
+        ):
+            connection.exec_driver_sql("DELETE FROM reviews")
+    assert read(source(database_url, table="reviews")) == {"1": "one"}
+
+
+def test_an_append_follows_the_watermark_and_loses_no_tie(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_ROWS", 2)
+    do(
+        theirs,
+        "CREATE TABLE reviews (id VARCHAR(9) PRIMARY KEY, text TEXT, at TIMESTAMP)",
+        "INSERT INTO reviews VALUES ('d', 'D', '2026-01-01 10:00:00'), ('a', 'A', '2026-01-01 10:00:00'), "
+        "('b', 'B', '2026-01-01 10:00:00'), ('c', 'C', '2026-01-01 09:00:00'), ('n', 'N', NULL)",
+    )
+    fields = {"table": "reviews", "watermark": "at"}
+    first = source(database_url, **fields)
+    assert list(read(first)) == ["c", "a", "b", "d"]
+    assert first.unusable == 1
+    do(
+        theirs,
+        "INSERT INTO reviews VALUES ('aa', 'tie', '2026-01-01 10:00:00'), ('e', 'E', '2026-01-01 10:00:00.5')",
+        "UPDATE reviews SET text = 'edited', at = '2026-01-01 11:00:00' WHERE id = 'c'",
+    )
+    second = source(database_url, **fields)
+    assert read(second, position(first)) == {"a": "A", "aa": "tie", "b": "B", "d": "D", "e": "E", "c": "edited"}
+    third = source(database_url, **fields)
+    assert read(third, position(second)) == {"c": "edited"}
+    assert third.position() == second.position()
+    do(theirs, "DELETE FROM reviews WHERE at > '2026-01-01 10:30:00'")
+    fourth = source(database_url, **fields)
+    assert read(fourth, position(third)) == {}
+    assert fourth.position() == third.position()
+
+
+def test_a_key_that_is_not_unique_is_a_fault_also_between_pages(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(
+        theirs,
+        "CREATE TABLE reviews (id INTEGER, text TEXT)",
+        "INSERT INTO reviews VALUES (1, 'a'), (2, 'b'), (2, 'c')",
+    )
+    for rows in (2, 100):
+        monkeypatch.setattr(reading, "_ROWS", rows)
+        with pytest.raises(PlaceFault, match="not unique"):
+            read(source(database_url, table="reviews", sync="mirror"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"table": "nothing"}, "nothing"),
+        ({"table": "reviews", "key": "number"}, "no column 'number'; there are id, text"),
+        ({"table": "reviews", "text_field": "body"}, "no column 'body'"),
+        ({"table": "reviews", "reference_field": "gold"}, "no column 'gold'"),
+        ({"table": "reviews", "watermark": "at"}, "no column 'at'"),
+        ({"query": "SELECT nonsense FROM reviews"}, "nonsense"),
+        ({"query": "DELETE FROM reviews"}, "no SELECT"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_sentence(
+    theirs: Engine, database_url: str, fields: dict[str, Any], said: str
+) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO reviews VALUES (1, 'one')")
+    with pytest.raises(PlaceFault, match=said):
+        read(source(database_url, **fields))
+
+
+def test_columns_of_one_name_are_told_apart_or_refused(theirs: Engine, database_url: str) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO reviews VALUES (1, 'one')")
+    query = "SELECT id, id, text FROM reviews"
+    if theirs.dialect.name == "sqlite":  # it gives the second another name
+        assert read(source(database_url, query=query)) == {"1": "one"}
+    else:
+        with pytest.raises(PlaceFault, match="More than one column is named id"):
+            source(database_url, query=query)
+
+
+def test_a_database_that_is_not_there_is_one_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(PlaceUnavailable):
+        source(f"sqlite:///{tmp_path / 'none.sqlite3'}", table="reviews")
+    assert not (tmp_path / "none.sqlite3").exists()
+    with pytest.raises(PlaceUnavailable) as error:
+        source("postgresql://user:secret@127.0.0.1:1/none", table="reviews")
+    assert "secret" not in str(error.value)
+    with pytest.raises(PlaceFault):
+        source("nonsense", table="reviews")
+
+
+def delivered(document_id: str, label: str | None = "pos", **fields: Any) -> Delivered:
+    values: dict[str, Any] = {
+        "text": "text", "output": {"label": label, "scores": {"pos": 0.5, "a\0b": 0.25}}, "status": "succeeded",
+        "error": None, "score": 0.5, "model_id": "m", "model_revision": "r", "run_id": "run_a",
+        "labelled_at": 1_774_738_800.25,
+    }  # fmt: skip
+    return Delivered(document_id=document_id, label=label, **(values | fields))
+
+
+def table(engine: Engine, name: str = "labels") -> dict[str, Any]:
+    found = sa.Table(name, sa.MetaData(), autoload_with=engine)
+    with engine.connect() as connection:
+        return {row.document_id: row for row in connection.execute(sa.select(found))}
+
+
+def test_a_table_is_made_filled_written_over_and_emptied(theirs: Engine, database_url: str) -> None:
+    sink(database_url).deliver([delivered("a"), delivered("b", "neg")], [])
+    rows = table(theirs)
+    assert {id: (row.label, row.score, row.model, row.model_revision, row.run) for id, row in rows.items()} == {
+        "a": ("pos", 0.5, "m", "r", "run_a"), "b": ("neg", 0.5, "m", "r", "run_a"),
+    }  # fmt: skip
+    assert rows["a"].output == {"label": "pos", "scores": {"pos": 0.5, "a�b": 0.25}}
+    moment = rows["a"].labelled_at
+    assert (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) == datetime.fromtimestamp(1_774_738_800.25, UTC)
+    again = [
+        delivered("b", None, output=None, score=None, status="failed", error={"code": "too_long", "message": ""}),
+        delivered("c"),
+        delivered("c", "neg"),
+    ]
+    for _ in range(2):
+        sink(database_url).deliver(iter(again), iter(["a", "never"]))
+    rows = table(theirs)
+    assert {id: (row.status, row.label, row.output is None, row.error) for id, row in rows.items()} == {
+        "b": ("failed", None, True, "too_long"), "c": ("succeeded", "pos", False, None),
+    }  # fmt: skip
+
+
+_OTHERS = "status TEXT, label VARCHAR(20), output TEXT, error TEXT, model TEXT, model_revision TEXT, run TEXT, labelled_at TEXT"
+
+
+def test_a_table_of_their_own_is_filled_with_what_its_columns_take(theirs: Engine, database_url: str) -> None:
+    do(
+        theirs,
+        f"CREATE TABLE mine (document_id VARCHAR(50) NOT NULL UNIQUE, score REAL, {_OTHERS}, more TEXT)",
+    )
+    sink(database_url, "mine").deliver([delivered("a")], [])
+    do(theirs, "UPDATE mine SET more = 'theirs'")
+    sink(database_url, "mine").deliver([delivered("a", "neg")], [])
+    row = table(theirs, "mine")["a"]
+    assert (row.label, row.more, row.labelled_at) == ("neg", "theirs", "2026-03-28T23:00:00.250+00:00")
+    assert json.loads(row.output)["label"] == "neg"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ("document_id TEXT PRIMARY KEY, label TEXT", "lacks status, score"),
+        (
+            f"document_id TEXT PRIMARY KEY, score TEXT, {_OTHERS}",
+            "score of mine is .* a floating-point number",
+        ),
+        (
+            f"document_id TEXT, score REAL, {_OTHERS}",
+            "not unique",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_before_anything_is_written(
+    theirs: Engine, database_url: str, columns: str, said: str
+) -> None:
+    do(theirs, f"CREATE TABLE mine ({columns})")
+    with pytest.raises(PlaceFault, match=said):
+        sink(database_url, "mine")
+
+
+def test_two_may_make_and_fill_one_table_at_once(theirs: Engine, database_url: str) -> None:
+    start, errors = threading.Barrier(3), []
+
+    def work(order: int) -> None:
+        ids = [f"d{number}" for number in range(300)]
+        start.wait()
+        try:
+            sink(database_url).deliver([delivered(id, str(order)) for id in ids[:: (-1) ** order]], [])
+        except Exception as error:  # noqa: BLE001 — it is the test's to show
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(order,)) for order in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(table(theirs)) == 300
+
+
+def test_databases_without_an_upsert_are_updated_or_inserted_into(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = (Column("document_id", "text"), Column("label", "text"), Column("score", "number"))
+    found = LabelTable(database_url, "plain", columns)
+    monkeypatch.setattr(found, "_dialect", lambda connection: None)
+    rows = [{"document_id": id, "label": "x", "score": 0.5} for id in "ab"]
+    found.write(rows)
+    found.write([rows[0] | {"label": "y"}, {"document_id": "c", "label": "z", "score": None}])
+    assert {id: row.label for id, row in table(theirs, "plain").items()} == {"a": "y", "b": "x", "c": "z"}
+
+
+def test_corpora_of_a_name_are_read_once_each_the_newest_first(database: Engine, tmp_path: Path) -> None:
+    def upload(number: int, documents: list[tuple[str, str]], *, ready: bool = True, name: str = "day") -> None:
+        store_items(
+            (Document(position=place, id=id, text=text) for place, (id, text) in enumerate(documents)),
+            store_directory(tmp_path, f"corpus_{number}"),
+        )
+
+        def make(connection: Any) -> None:
+            corpora.create(
+                connection, id=f"corpus_{number}", name=name, format="jsonl", encoding=None, bytes=1, sha256="0" * 64,
+                options={},
+            )  # fmt: skip
+            corpora.claim(connection, f"corpus_{number}", owner="me", lease=30)
+            if ready:
+                finish(connection, number)
+
+        transact(database, make)
+
+    def finish(connection: Any, number: int) -> None:
+        corpora.finish(
+            connection, f"corpus_{number}", owner="me", status="ready", documents=2, invalid=1, fields=[], error=None
+        )
+
+    def opened() -> Source:
+        definition = CorpusSource(type="corpus", name="day")
+        return open_source(definition, Places(), settings=Settings(data_dir=tmp_path), database=database)
+
+    def given_by(found: Source, since: Any = None) -> list[tuple[str, str]]:
+        return [(document.id, document.text) for document in found.read(since)]
+
+    upload(1, [("a", "old"), ("1", "without an id")])
+    upload(2, [("x", "slow")], ready=False)
+    upload(3, [("a", "new"), ("b", "B")])
+    upload(4, [("c", "other")], name="night")
+    first = opened()
+    assert given_by(first) == [("a", "new"), ("b", "B"), ("a", "old"), ("corpus_1/1", "without an id")]
+    assert first.unusable == 2
+    transact(database, lambda connection: finish(connection, 2))
+    upload(5, [("d", "D")])
+    second = opened()
+    assert given_by(second, position(first)) == [("d", "D"), ("x", "slow")]
+    assert given_by(opened(), position(second)) == []
+
+
+_EDITS = st.lists(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "put", "put", "delete", "empty"]), st.integers(0, 6), st.integers(0, 3)),
+        max_size=6,
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(
+    max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
+@given(nights=_EDITS)
+def test_a_mirror_ends_as_a_labelling_of_the_final_table_from_scratch(
+    database: Engine, database_url: str, tmp_path: Path, nights: list[list[tuple[str, int, int]]]
+) -> None:
+    """Rows are written, edited back and forth, emptied and deleted; each night only what changed is labelled."""
+    name = f"reviews_{len(sa.inspect(database).get_table_names())}"
+    do(database, "DELETE FROM schedules", f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, text TEXT)")
+    world = Real(database, Settings(data_dir=tmp_path / "data", places_file=tmp_path / "places.toml"), Shelf())
+    (tmp_path / "places.toml").write_text(f'[databases.day]\nurl = "{database_url}"\n')
+    world.schedule(
+        name=name, source={"type": "sql", "place": "day", "table": name, "key": "id", "sync": "mirror"},
+        sinks=[{"type": "table", "place": "day", "table": f"labels_of_{name}"}],
+    )  # fmt: skip
+    for number, edits in enumerate(nights):
+        for what, key, text in edits:
+            do(database, f"DELETE FROM {name} WHERE id = {key}")
+            if what != "delete":
+                do(
+                    database,
+                    f"INSERT INTO {name} VALUES ({key}, {'NULL' if what == 'empty' else repr(f'text {text}')})",
+                )
+        run = world.night(number)
+        assert run.status == "succeeded", run.error
+        with database.connect() as connection:
+            there = connection.exec_driver_sql(f"SELECT id, text FROM {name} WHERE text IS NOT NULL")
+            expected = {str(row.id): f"<{row.text}>" for row in there}
+        assert {id: row.label for id, row in table(database, f"labels_of_{name}").items()} == expected
+
+
+class Real(World):
+    """A world whose source and sink are real tables."""
+
+    def runner(self, clock: Any = None) -> Runner:
+        parts = Parts(open_source=open_source, open_sink=open_sink)
+        return Runner(settings=self.settings, database=self.database, parts=parts, clock=clock)
+
+
+def test_documents_have_the_shape_that_runs_read(theirs: Engine, database_url: str) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT)", "INSERT INTO reviews VALUES (1, 'one')")
+    assert list(source(database_url, table="reviews").read(None)) == [SourceDocument(id="1", text="one")]
