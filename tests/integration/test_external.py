@@ -24,6 +24,7 @@ from db import corpora
 from db.corpora import store_directory
 from db.engine import Engine, create_engine, transact
 from db.external import Column, LabelTable, Rows, engine, reading
+from pipeline.review import open_reviewers
 from pipeline.running import Parts, Runner
 from pipeline.sinks import Delivered, Sink, open_sink
 from pipeline.sources import Source, SourceDocument, open_source
@@ -449,7 +450,7 @@ class Real(World):
     """A world whose source and sink are real tables."""
 
     def runner(self, clock: Any = None) -> Runner:
-        parts = Parts(open_source=open_source, open_sink=open_sink)
+        parts = Parts(open_source=open_source, open_sink=open_sink, open_reviewers=open_reviewers)
         return Runner(settings=self.settings, database=self.database, parts=parts, clock=clock)
 
 
