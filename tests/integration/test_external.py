@@ -289,8 +289,10 @@ def test_a_table_is_made_filled_written_over_and_emptied(theirs: Engine, databas
     }  # fmt: skip
 
 
-_OTHERS = "status TEXT, label VARCHAR(20), output TEXT, error TEXT, model TEXT, model_revision TEXT, run TEXT, "
+_OTHERS = (
+    "status TEXT, label VARCHAR(20), output TEXT, error TEXT, model TEXT, model_revision TEXT, run TEXT, "
     "labelled_at TEXT"
+)
 
 
 def test_a_table_of_their_own_is_filled_with_what_its_columns_take(theirs: Engine, database_url: str) -> None:
