@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, or_, select, updat
 
 from corpusmill.errors import Conflict, FieldFault, InvalidRequest, NotFound
 from db.engine import db_now
-from db.tables import corpora, jobs
+from db.tables import corpora, jobs, runs
 
 CorpusStatus = Literal["validating", "ready", "rejected"]
 
@@ -165,8 +165,10 @@ def expired(connection: Connection, most: int) -> list[str]:
 
 
 def abandoned(connection: Connection, *, older: float) -> list[str]:
-    """Ids of corpora of inline documents, made `older` seconds ago, whose job was never committed."""
-    used = select(jobs.c.key).where(jobs.c.corpus_key == corpora.c.key).exists()
+    """Ids of corpora of inline documents, made `older` seconds ago, whose job was never committed, and for which no run of a
+    schedule has still to submit one."""
+    awaited = select(runs.c.key).where(runs.c.corpus_id == corpora.c.id, runs.c.finished_at.is_(None)).exists()
+    used = select(jobs.c.key).where(jobs.c.corpus_key == corpora.c.key).exists() | awaited
     query = select(corpora.c.id).where(corpora.c.inline, corpora.c.created_at < db_now() - older, ~used)
     return list(connection.scalars(query.limit(100)))
 

@@ -39,7 +39,7 @@ def label(work: Work) -> Step:
         # none of its documents can be used; there may still be some that are gone
         return Step(stage="deliver", values={"corpus_id": None, "counts": _without(work, corpus)})
     if run.job_id is None:
-        return _submit(work, corpus) if work.open_now() else Step(wait=_LOOK_SECONDS)
+        return _submit(work, corpus)
     with reading(work.database) as connection:
         job = jobs.get(connection, run.job_id)
     if job.status not in ENDED:
@@ -71,6 +71,7 @@ def _submit(work: Work, corpus: Corpus) -> Step:
     model, params = model_of(work.catalog, definition.job)
     job_id = "job_" + run.id.removeprefix("run_")
     slices = planning.slices(work.settings, corpus, definition.job.task)
+    now_open = work.open_now()
 
     def write(connection: Connection) -> None:
         jobs.create(
@@ -79,6 +80,8 @@ def _submit(work: Work, corpus: Corpus) -> Step:
             metadata={"schedule": run.schedule_id, "run": run.id}, slices=slices,
             ttl=work.settings.job_ttl_seconds or None, reuse=definition.reuse,
         )  # fmt: skip
+        if not now_open:  # the window closed while the source was read
+            jobs.request_pause(connection, job_id)
         runs.advance(connection, work.held, job_id=job_id)
 
     work.write(write)

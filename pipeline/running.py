@@ -113,6 +113,9 @@ class Runner:
                 self.stopping.wait(_LOOK_SECONDS)
 
     def _claim(self) -> Held | None:
+        with reading(self.database) as connection:
+            if not runs.unfinished(connection):  # so that a quiet day writes nothing
+                return None
         return transact(
             self.database, lambda connection: runs.claim(connection, owner=self.owner, lease=self.lease)
         )  # fmt: skip

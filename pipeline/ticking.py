@@ -47,7 +47,9 @@ def _fire(connection: Connection, schedule_key: int, clock: float, trigger: Trig
         last = _last_before(schedule.definition, clock) if trigger == "tick" else None
         if last is None or runs.has_slot(connection, schedule_key, last):
             return []
-        return _write(connection, schedule, [last], trigger)
+        # asked for by hand: skipped it could never be made up for again
+        run_id = runs.fire(connection, schedule, last, trigger)
+        return [run_id] if run_id is not None else []
     slots, following = _due(schedule, clock)
     fired = _write(connection, schedule, slots, trigger)
     schedules.fired(connection, schedule_key, next_fire_at=following)

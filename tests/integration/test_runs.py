@@ -19,7 +19,7 @@ from corpusmill.errors import Conflict, LeaseLost, NotFound, PlaceFault, PlaceUn
 from corpusmill.ids import new_id
 from corpusmill.schedules import parse_definition
 from corpusmill.settings import Settings
-from db import jobs, ledger, runs, schedules, shards
+from db import corpora, jobs, ledger, runs, schedules, shards
 from db.corpora import store_directory
 from db.engine import Engine, now, reading, transact
 from db.results import ResultRow
@@ -504,6 +504,51 @@ def test_a_run_that_waits_for_its_window_has_read_nothing(world: World) -> None:
     [run_id] = tick(world.database)
     world.runner(clock=lambda: MIDNIGHT + 12 * 3600).step()
     assert (world.run(run_id).status, world.shelf.since) == ("waiting", [])
+
+
+def test_a_window_that_closes_while_the_source_is_read_leaves_a_job_that_is_paused(world: World) -> None:
+    schedule = world.schedule(window={"start": "22:00", "end": "06:00"})
+    world.shelf.documents = {"a": "one"}
+    transact(
+        world.database,
+        lambda connection: schedules.fired(connection, schedule.key, next_fire_at=now(world.database) - 1),
+    )
+    [run_id] = tick(world.database)
+    moments = [MIDNIGHT + 5 * 3600] + [MIDNIGHT + 7 * 3600] * 50
+    world.runner(clock=lambda: moments.pop(0)).step()
+    run = world.run(run_id)
+    with reading(world.database) as connection:
+        assert (run.status, jobs.get(connection, run.job_id or "").status) == ("paused", "paused")
+
+
+def test_the_documents_of_a_run_that_has_still_to_submit_its_job_are_not_abandoned(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    [_run_id] = tick(world.database, at=MIDNIGHT)
+    held = transact(world.database, lambda connection: runs.claim(connection, owner="me", lease=30.0))
+    assert held is not None
+
+    def corpus(connection: Any) -> None:
+        corpora.create(
+            connection, id="corpus_a", name=None, format="jsonl", encoding=None, bytes=1, sha256="0" * 64, options={},
+            inline=True,
+        )  # fmt: skip
+        runs.advance(connection, held, corpus_id="corpus_a")
+
+    transact(world.database, corpus)
+    with reading(world.database) as connection:
+        assert corpora.abandoned(connection, older=-60.0) == []
+    transact(world.database, lambda connection: runs.end(connection, held, "failed"))
+    with reading(world.database) as connection:
+        assert corpora.abandoned(connection, older=-60.0) == ["corpus_a"]
+
+
+def test_a_slot_that_is_made_up_for_by_hand_waits_for_the_run_that_has_not_ended(world: World) -> None:
+    schedule = world.schedule(overlap="skip")
+    tick(world.database, at=MIDNIGHT)
+    [by_hand] = tick(world.database, at=MIDNIGHT - DAY)
+    assert world.run(by_hand).status == "waiting"
+    assert len(world.runs(schedule)) == 2
 
 
 def test_a_job_that_somebody_paused_by_hand_is_left_paused(world: World) -> None:
