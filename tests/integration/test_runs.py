@@ -524,7 +524,7 @@ def test_a_window_that_closes_while_the_source_is_read_leaves_a_job_that_is_paus
 def test_the_documents_of_a_run_that_has_still_to_submit_its_job_are_not_abandoned(world: World) -> None:
     world.schedule()
     world.shelf.documents = {"a": "one"}
-    [_run_id] = tick(world.database, at=MIDNIGHT)
+    tick(world.database, at=MIDNIGHT)
     held = transact(world.database, lambda connection: runs.claim(connection, owner="me", lease=30.0))
     assert held is not None
 
