@@ -2,7 +2,8 @@
 
 A directory holds `documents.jsonl` and `errors.jsonl` (a line each), `documents.index` and `errors.index` (where lines
 begin, and where the last ends: uint64, little endian), `sizes.bin` (bytes of text and text pair of each document:
-uint32, little endian) and `corpus.json` (see `corpora.summary`). It never changes once it is there.
+uint32, little endian) and `corpus.json` (see `corpora.summary`). It never changes once it is there; references that are
+attached later are further files beside these (`corpora.references`).
 Knows files. Must not know formats of uploads, databases or jobs.
 """
 
