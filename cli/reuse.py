@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,7 @@ def list_(
     from db import reuse as rows
     from db.engine import reading
 
-    with reading(_database(settings_from(os.environ, data_dir=data))) as connection:
+    with _database(settings_from(os.environ, data_dir=data)) as database, reading(database) as connection:
         found = rows.scopes(connection)
     if as_json:
         print_json({"data": [
@@ -81,24 +82,29 @@ def drop(
     if sum((everything, model is not None, corpus is not None, unused_days is not None)) != 1:
         raise typer.BadParameter("Say which outputs: one of --all, --model, --corpus and --unused-days.")
     settings = settings_from(os.environ, data_dir=data)
-    database = _database(settings)
-    if corpus is not None:
-        gone = _drop_texts(database, settings, corpus)
-    elif unused_days is not None:
-        gone = sum(
-            transact(
-                database,
-                lambda connection, part=part: rows.forget_unused(  # type: ignore[misc]
-                    connection, seconds=unused_days * 86_400, part=part
-                ),
-            )
-            for part in range(rows.SLICES)
-        )
-    else:
-        gone = _drop_scopes(database, model)
-    transact(database, rows.forget_empty_scopes)
-    settle(database)
+    with _database(settings) as database:
+        if corpus is not None:
+            gone = _drop_texts(database, settings, corpus)
+        elif unused_days is not None:
+            gone = _drop_unused(database, unused_days * 86_400)
+        else:
+            gone = _drop_scopes(database, model)
+        transact(database, rows.forget_empty_scopes)
+        settle(database)
     say(f"Deleted {gone:,} outputs.")
+
+
+def _drop_unused(database: Engine, seconds: float) -> int:
+    from db import reuse as rows
+    from db.engine import transact
+
+    return sum(
+        transact(
+            database,
+            lambda connection, part=part: rows.forget_unused(connection, seconds=seconds, part=part),  # type: ignore[misc]
+        )
+        for part in range(rows.SLICES)
+    )
 
 
 def _drop_scopes(database: Engine, model: str | None) -> int:
@@ -139,15 +145,19 @@ def _hashes(settings: Settings, corpus: str) -> Iterator[list[bytes]]:
         yield [text_hash(document.text, document.text_pair) for document in some]
 
 
-def _database(settings: Settings) -> Engine:
+@contextmanager
+def _database(settings: Settings) -> Iterator[Engine]:
     """The database, whose tables must be those of this program. Raises InvalidSettings where they are not."""
     from corpusmill.errors import InvalidSettings
     from db.engine import create_engine, usable
 
     engine = create_engine(settings.database, pool_size=1)
-    if not usable(engine):
-        raise InvalidSettings("The database's tables are not those of this version: run `corpusmill db upgrade`.")
-    return engine
+    try:
+        if not usable(engine):
+            raise InvalidSettings("The database's tables are not those of this version: run `corpusmill db upgrade`.")
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _moment(seconds: float) -> str:

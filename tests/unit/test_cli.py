@@ -64,7 +64,7 @@ def test_submit_sends_what_its_options_say(run: Run, peer: Peer, tmp_path: Path)
     (tmp_path / "c.csv").write_text("review,key,gold\nnice,1,good\n")
     done = run(
         "submit", tmp_path / "c.csv", "--task", "translation", "--model", "echo", "--revision", "abc", "--name", "n",
-        "--priority", "2", "--text-field", "review", "--id-field", "key", "--reference-field", "gold",
+        "--priority", "2", "--reuse", "--text-field", "review", "--id-field", "key", "--reference-field", "gold",
         "--param", "generation.num_beams=4", "--param", "generation.early_stopping=true", "--param", "prefix=into: ",
         "--param", 'source_lang="1"', "--param", "seed=null",
     )  # fmt: skip
@@ -77,6 +77,7 @@ def test_submit_sends_what_its_options_say(run: Run, peer: Peer, tmp_path: Path)
         "revision": "abc",
         "name": "n",
         "priority": 2,
+        "reuse": True,
         "corpus": "corpus_0",
         "params": {
             "generation": {"num_beams": 4, "early_stopping": True},
