@@ -51,6 +51,18 @@ def test_a_retry_runs_failed_documents_again_and_keeps_the_others(stack: Stack) 
     assert [row["status"] for row in stack.results(job["id"])] == ["succeeded", "failed", "succeeded"]
 
 
+def test_a_job_with_reuse_runs_only_texts_that_no_other_ran_and_says_so(stack: Stack) -> None:
+    own = uuid4().hex
+    documents = [{"id": str(number), "text": f"{own} {number}.", "reference": str(number % 4)} for number in range(50)]
+    asked: dict[str, Any] = {"task": "classification", "model": "echo"}
+    first = stack.wait(stack.submit(**asked, documents=documents, reuse=True)["id"])
+    plain = stack.wait(stack.submit(**asked, documents=documents)["id"])
+    second = stack.wait(stack.submit(**asked, documents=[*documents, {"text": f"{own} new."}], reuse=True)["id"])
+    assert [(job["reuse"], job["reused"]) for job in (first, plain, second)] == [(True, 0), (False, 0), (True, 50)]
+    assert second["counts"] == {"total": 51, "succeeded": 51, "failed": 0, "cancelled": 0, "pending": 0}
+    assert list(stack.results(second["id"]))[:50] == list(stack.results(plain["id"]))
+
+
 def test_an_illegal_move_says_what_would_be_legal(stack: Stack) -> None:
     job = stack.submit(task="classification", model="echo", documents=[{"text": "One."}])
     stack.wait(job["id"])
