@@ -56,8 +56,8 @@ def passes(made: Month, before: datetime, at: datetime, *, missed: bool = False)
     return found
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_a_few_nights_with_two_tickers_a_new_revision_and_a_killed_worker(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -85,7 +85,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
         yield made
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_schedule_lives_in_a_file_and_its_runs_decide_exit_codes(here: Here) -> None:
     file = here.write(FILE)
     tried = here.cli("apply", file, "--dry-run")
@@ -143,7 +143,7 @@ def test_a_schedule_lives_in_a_file_and_its_runs_decide_exit_codes(here: Here) -
     assert here.cli("show", "reviews").returncode == 1
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_uploads_of_the_day_are_labelled_at_night_through_the_client(here: Here) -> None:
     definition = {
         "name": "uploads", "cron": "0 1 * * *", "source": {"type": "corpus", "name": "today"},
