@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,8 +35,8 @@ _SOURCES = (
     "worker/engines/**/*.py", "worker/models/*.py", "worker/segments.py", "worker/device.py", "catalog/*.py",
     "corpusmill/documents.py", "corpusmill/models.py", "corpusmill/prompts.py", "corpusmill/tasks.py", "corpusmill/texts.py",
 )  # fmt: skip
-#: What of a runtime says how a job went, and shaped nothing.
-_SAID_AFTERWARDS = frozenset({"agreement"})
+#: What of a runtime says how a job went, and what is only said beforehand.
+_ASIDE = frozenset({"agreement", "sampling"})
 
 
 def scope_of(job: Job, params: Params, engine: Engine[Any]) -> Scope | None:
@@ -53,12 +53,19 @@ def scope_of(job: Job, params: Params, engine: Engine[Any]) -> Scope | None:
         "model": job.model.id,
         "revision": job.model.revision,
         "params": dict(job.params),
-        "runtime": {name: value for name, value in runtime.items() if name not in _SAID_AFTERWARDS},
+        "runtime": _shaping(runtime),
         "libraries": _versions(),
         "corpusmill": {"version": __version__, "code": _code()},
     }
     whole = json.dumps(description, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return Scope(hash=hashlib.sha256(whole.encode()).hexdigest(), description=json.loads(whole))
+
+
+def _shaping(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an engine's runtime shapes outputs, as JSON gives it back."""
+    shaping = {name: value for name, value in runtime.items() if name not in _ASIDE}
+    found: dict[str, Any] = json.loads(json.dumps(shaping))
+    return found
 
 
 @functools.cache
@@ -95,14 +102,13 @@ class Reuse:
     used: list[bytes]
     hashes: dict[int, bytes] = field(default_factory=dict)
 
-    def keeping(self, results: Sequence[Result], scope: Scope | None) -> Keeping | None:
-        """What is to be kept of the results when the shard ends.
+    def keeping(self, results: Sequence[Result], runtime: Mapping[str, Any]) -> Keeping:
+        """What is to be kept of the results when the shard ends. Failed results never stay.
 
-        `scope` is made anew, after the run: an engine that had to go another way than it said leaves nothing behind.
-        Failed results never stay.
+        `runtime` is the engine's after the run: one that had to go another way than it said leaves no output behind.
         """
-        if scope is None or scope.hash != self.scope.hash:
-            return None
+        if self.waiting and _shaping(runtime) != _shaping(self.scope.description["runtime"]):
+            return Keeping(scope=self.scope, used=self.used)
         fresh = {
             self.hashes[result.position]: Output(
                 output=result.output, n_tokens=result.n_tokens, n_segments=result.n_segments,

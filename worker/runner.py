@@ -224,16 +224,12 @@ class Runner:
             self._try(lambda: transact(self._database, lambda connection: shards.release(connection, held.claim)))
             self._heartbeat.drop(held)
             return None
+        runtime = ready.engine.runtime
         return Done(
             held=held, job=ready.job, params=ready.params, documents=ready.documents, kept=ready.kept,
-            usage=ready.work.usage, runtime=ready.engine.runtime, results=ready.results, keeping=self._keeping(ready),
+            usage=ready.work.usage, runtime=runtime, results=ready.results,
+            keeping=None if ready.reuse is None else ready.reuse.keeping(ready.results, runtime),
         )  # fmt: skip
-
-    @staticmethod
-    def _keeping(ready: Ready) -> Keeping | None:
-        if ready.reuse is None:
-            return None
-        return ready.reuse.keeping(ready.results, scope_of(ready.job, ready.params, ready.engine))
 
     def save(self, done: Done) -> None:
         """Evaluate and commit a shard, and the job's metrics where it was the last one."""

@@ -243,6 +243,22 @@ def test_sampled_outputs_without_a_seed_are_never_used_again(house: House) -> No
         assert len(ran) == again
 
 
+def test_an_engine_that_goes_another_way_in_the_middle_leaves_nothing(house: House) -> None:
+    class Falling(Counted):
+        def run(self, *given: Any) -> Iterator[list[Result]]:
+            yield from super().run(*given)
+            self.runtime = {"engine": "another"}
+
+    house.job(["a", "b"])
+    house.run(Falling())
+    assert house.kept() == 0
+    falling = Falling()
+    falling.runtime = {"engine": "another"}
+    house.job(["a", "b"])
+    house.run(falling)
+    assert house.kept() == 2
+
+
 def test_failed_results_are_never_used_again_and_retried_ones_are(house: House) -> None:
     engine = Counted()
     first = house.job(["bad a", "good", "other", "more", "bad b"])
