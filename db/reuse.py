@@ -19,6 +19,8 @@ from db.tables import reuse_scopes, reused_outputs
 
 #: Hashes in one statement.
 _AT_ONCE = 1_000
+#: In ASCII alone: a NUL, which PostgreSQL takes in no text, stands as an escape.
+_JSON = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 #: The key space is walked in this many slices, none of them more than a short transaction at ten million keys.
 SLICES = 256
 
@@ -82,7 +84,7 @@ def keep(connection: Connection, keeping: Keeping) -> None:
     key = _scope_key(connection, keeping.scope)
     now = float(connection.execute(select(db_now())).scalar_one())
     rows = [
-        (key, text_hash, _text(output.output), output.n_tokens, output.n_segments, output.truncated, now)
+        (key, text_hash, _JSON.encode(output.output), output.n_tokens, output.n_segments, output.truncated, now)
         for text_hash, output in sorted(keeping.outputs.items())
     ]
     if rows:
@@ -197,11 +199,6 @@ def _insert(connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         connection.exec_driver_sql(_INSERT_POSTGRESQL, tuple(list(column) for column in zip(*rows, strict=True)))
     else:
         connection.exec_driver_sql(_INSERT_SQLITE, rows)
-
-
-def _text(output: Mapping[str, Any]) -> str:
-    # ASCII alone: a NUL, which PostgreSQL takes in no text, stands as an escape
-    return json.dumps(output, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def _batched(hashes: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
