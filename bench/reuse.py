@@ -3,8 +3,9 @@
     python -m bench reuse keys [--keys 1000000 10000000] [--database postgresql]
     python -m bench reuse nights
 
-`keys` fills a database of its own (SQLite, or an embedded PostgreSQL) with that many outputs through the statements that a
-shard's commit makes, and times keeping and finding a shard's 2,048 texts at each size; half of those looked for are there.
+`keys` fills a database of its own with that many outputs (SQLite through the statements that a shard's commit makes, an
+embedded PostgreSQL by one of its own, and then through these), and times keeping and finding a shard's 2,048 texts at each
+size; half of those looked for are there.
 `nights` runs most of each demo corpus through `corpusmill up` with reuse, and then a hundredth more of its documents night
 by night: the seconds on the device of such a night (the median of five), as a share of the first's. It ends with 1 where
 that is 3 % or more, over all corpora.
@@ -13,6 +14,7 @@ that is 3 % or more, over all corpora.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -74,12 +76,18 @@ def keys(engine: Engine, sizes: list[int]) -> Iterator[dict[str, Any]]:
     count, started = 0, time.perf_counter()
     known: list[bytes] = []
     for size in sizes:
+        if engine.dialect.name == "postgresql":
+            _keep(engine, [_numbered(0)])  # makes the scope
+            filled = range(count, max(count, size - _ROUNDS * _SHARD))
+            _fill(engine, filled)
+            count += len(filled)
+            known = [_numbered(secrets.choice(filled)) for _ in range(_SHARD)] if filled else known
         kept: list[tuple[float, float]] = []
         while count < size:
             hashes = [secrets.token_bytes(16) for _ in range(min(_SHARD, size - count))]
             kept.append(_keep(engine, hashes))
             count += len(hashes)
-            known = [*known[-64 * _SHARD :], hashes[0], hashes[-1]]
+            known = [*known[-_SHARD:], hashes[0], hashes[-1]]
         found = [_find(engine, known) for _ in range(_ROUNDS)]
         yield {
             "keys": count,
@@ -89,6 +97,21 @@ def keys(engine: Engine, sizes: list[int]) -> Iterator[dict[str, Any]]:
             "bytes_per_key": round(_bytes(engine) / count, 1),
             "filled_in_seconds": round(time.perf_counter() - started, 1),
         }
+
+
+def _fill(engine: Engine, numbers: range) -> None:
+    """A row for each number in one statement, in no order of their keys: the same table, in less time."""
+    statement = (
+        "INSERT INTO reused_outputs SELECT key, decode(md5(i::text), 'hex'), %s, 57, 1, false, 0 "
+        "FROM reuse_scopes, generate_series(%s, %s) AS i ON CONFLICT DO NOTHING"
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement, (json.dumps(_OUTPUT.output), numbers.start, numbers.stop - 1))
+
+
+def _numbered(number: int) -> bytes:
+    """The key that `_fill` gives to a number."""
+    return hashlib.md5(str(number).encode(), usedforsecurity=False).digest()
 
 
 def _median(seconds: list[tuple[float, float]]) -> dict[str, float]:
