@@ -21,7 +21,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from .programs import environment, until
-from .stack import ROOT, Stack
+from .stack import PATIENCE, ROOT, Stack
 
 MODEL = "nightly/classifier"
 WORDS = [
@@ -131,7 +131,7 @@ class Month:
         try:
             if meanwhile is not None:
                 meanwhile()
-            said = [process.communicate(timeout=240) for process in running]
+            said = [process.communicate(timeout=PATIENCE) for process in running]
         finally:
             for process in running:
                 process.kill()
@@ -212,7 +212,7 @@ class Month:
                 for job in self.stack.get("/jobs", status="running")["data"]
             )
 
-        until(half_done, 120, "a job is at work")
+        until(half_done, what="a job is at work")
         self.stack.kill_workers()
 
 

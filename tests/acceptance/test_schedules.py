@@ -15,7 +15,7 @@ import pytest
 from corpusmill_client import Client
 
 from .programs import command
-from .stack import ROOT, Stack, started
+from .stack import PATIENCE, ROOT, Stack, started
 
 FILE = """
 name = "reviews"
@@ -85,7 +85,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
         yield made
 
 
-@pytest.mark.timeout(900)
 def test_a_schedule_lives_in_a_file_and_its_runs_decide_exit_codes(here: Here) -> None:
     file = here.write(FILE)
     tried = here.cli("apply", file, "--dry-run")
@@ -143,7 +142,6 @@ def test_a_schedule_lives_in_a_file_and_its_runs_decide_exit_codes(here: Here) -
     assert here.cli("show", "reviews").returncode == 1
 
 
-@pytest.mark.timeout(600)
 def test_uploads_of_the_day_are_labelled_at_night_through_the_client(here: Here) -> None:
     definition = {
         "name": "uploads", "cron": "0 1 * * *", "source": {"type": "corpus", "name": "today"},
@@ -155,9 +153,9 @@ def test_uploads_of_the_day_are_labelled_at_night_through_the_client(here: Here)
         assert len(schedule.next_fires) == 5
         client.upload([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}], name="today")
         client.upload([{"id": "x", "text": "other"}], name="another")
-        first = schedule.run().wait(120)
+        first = schedule.run().wait(PATIENCE)
         client.upload([{"id": "b", "text": "TWO"}, {"id": "c", "text": "three"}], name="today")
-        second = schedule.run().wait(120)
+        second = schedule.run().wait(PATIENCE)
         assert [(run.status, run.new_documents, run.exit_code) for run in (first, second)] == [("succeeded", 2, 0)] * 2
         assert [run.id for run in schedule.runs()] == [second.id, first.id]
         assert schedule.get_run(first.id).job == first.job
