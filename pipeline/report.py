@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from corpusmill.errors import FieldFault
 from corpusmill.schedules import ReportDefinition, Rule
@@ -65,19 +65,6 @@ class Report:
 
     figures: Mapping[str, float]
     body: Mapping[str, Any]
-
-
-class ReportOf(Protocol):
-    """How the facts of a night and of those before it, newest first, become its report: `report_of` is one, and pure."""
-
-    def __call__(self, facts: Facts, earlier: Sequence[Facts], definition: ReportDefinition) -> Report: ...
-
-
-class Broken(Protocol):
-    """A sentence for each rule that a report breaks: `broken` is one. A rule about a figure that a night does not have is
-    not broken by it."""
-
-    def __call__(self, report: Report, rules: Sequence[Rule]) -> list[str]: ...
 
 
 #: The figures of a night besides `failures/CODE` and `seconds/STAGE`, and what each is.

@@ -57,12 +57,6 @@ class Reviewers(Protocol):
         """What has been answered there, by whomever; answers that were given before come again."""
 
 
-class Choose(Protocol):
-    """How a run's rows become those that people look at: `choose` is one. The same rows of the same run give the same."""
-
-    def __call__(self, rows: Iterable[Delivered], review: Review) -> Iterator[Chosen]: ...
-
-
 class OpenReviewers(Protocol):
     """How a definition becomes the place where people look: `open_reviewers` is one; `run` and `date` as for a sink."""
 

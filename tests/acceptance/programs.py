@@ -49,7 +49,7 @@ def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
     """Run `corpusmill …` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
-        cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env=environment(**settings), capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
 
 
