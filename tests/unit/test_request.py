@@ -74,8 +74,17 @@ def test_a_message_that_cannot_be_acknowledged_ends_the_loop_so_that_the_consume
     hub: Hub, verb: str
 ) -> None:
     getattr(received(hub, alive=False), verb)()
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionError, match="nobody there"):
         rounds(hub)
+
+
+def test_a_second_one_on_the_next_connection_does_so_too(hub: Hub) -> None:
+    for _ in range(2):
+        received(hub, alive=False).acknowledge()
+        with pytest.raises(ConnectionError, match="nobody there"):
+            rounds(hub)
+        hub.reset()  # as Celery's loop does whenever it loses its connection
+        hub.call_repeatedly(0.001, lambda: None)
 
 
 @pytest.mark.parametrize("verb", ["acknowledge", "reject"])
