@@ -18,7 +18,7 @@ from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.fault("F9")

@@ -15,7 +15,7 @@ from .oracle import Documents
 from .processes import ROOT, until
 from .rig import BOUND, Rig
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.fault("F13")

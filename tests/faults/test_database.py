@@ -12,7 +12,7 @@ from .databases import away
 from .oracle import Documents
 from .rig import Rig
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.fault("F20")

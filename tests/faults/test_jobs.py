@@ -10,7 +10,7 @@ from .oracle import Documents
 from .processes import until
 from .rig import Rig
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.fault("F42")

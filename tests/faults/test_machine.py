@@ -20,7 +20,7 @@ from .oracle import Documents, expected
 from .processes import ROOT
 from .rig import Rig
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from .rig import SETTINGS, Rig
 from .test_broker import empty_under_idle_workers
 from .test_workers import lose_a_message
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 #: Seconds without a sweeper after which a loss counts as seen: two leases and sweeps.
 _UNRECOVERED = 2 * (float(SETTINGS["lease_seconds"]) + float(SETTINGS["sweep_seconds"]))

@@ -19,7 +19,7 @@ from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 def held_by(rig: Rig, name: str, job_id: str) -> list[Any]:
