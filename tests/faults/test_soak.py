@@ -51,15 +51,27 @@ def test_random_faults_change_nothing(rig: Rig, corpus: Documents, measured: Mea
             continue
         jobs.append(job_id)
         for share in (0.2, 0.4, 0.6, 0.8):
-            rig.await_done(job_id, share, 120)
+            await_supervised(rig, job_id, share * len(corpus))
             chance.choice(faults)()
             injected += 1
+        await_supervised(rig, job_id, len(corpus))
         rig.await_ended(job_id, 200)
     rig.up()
     for job_id in jobs:
         measured.shards += len(rig.shards(job_id))
         rig.verify(job_id, corpus)
     measured.note = f"{SECONDS:.0f} s for each seed; {injected} faults in {len(jobs)} jobs with the last one"
+
+
+def await_supervised(rig: Rig, job_id: str, documents: float) -> None:
+    """Block until so many documents have ended. A program that has ended by itself meanwhile is started again, as its
+    supervisor would: a worker's parent does so when its helper that keeps account of semaphores is killed."""
+
+    def reached() -> bool:
+        rig.start_all(*rig.names())
+        return rig.done(job_id) >= documents
+
+    until(reached, 180, f"{documents:.0f} documents of {job_id} ended")
 
 
 def submit(rig: Rig, corpus: Documents) -> str | None:
