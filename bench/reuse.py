@@ -220,6 +220,8 @@ def _device_seconds(job: Job) -> float:
 def _server(folder: str) -> Iterator[str]:
     command = ["-m", "cli", "up", "--port", "0", "--data", f"{folder}/data", "--device", "cpu", "--workers", "1"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CORPUSMILL_")}
+    # one thread: a small batch on several is mostly waiting for the last of them, the more so on a machine with other work
+    environ["CORPUSMILL_THREADS"] = "1"
     with subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=environ
     ) as process:
