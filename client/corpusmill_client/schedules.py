@@ -5,20 +5,18 @@ Knows their endpoints and shapes. Must not know how requests are repeated (`tran
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from corpusmill_client.errors import WaitTimeout
 from corpusmill_client.pages import each, path_of
 from corpusmill_client.transport import Transport
 from corpusmill_client.views import sentence_of, time_of
+from corpusmill_client.waiting import changes
 
 #: The statuses of runs that have ended.
 RUN_ENDED = frozenset({"succeeded", "failed", "skipped", "cancelled"})
-_FASTEST, _SLOWEST = 0.2, 5.0
 #: What a server adds to a definition.
 _ADDED = ("id", "revision", "next_fires", "created_at", "updated_at")
 
@@ -111,15 +109,12 @@ class Run:
 
         `progress` is called whenever it has changed. Raises WaitTimeout after `timeout` seconds; the run goes on.
         """
-        began, pause = time.monotonic(), _FASTEST
-        while not self.ended:
-            if timeout is not None and time.monotonic() - began > timeout:
-                raise WaitTimeout(f"{self.id} has not ended within {timeout:g} s; it goes on.", code="wait_timeout")
-            time.sleep(pause)
-            pause = min(pause * 1.5, _SLOWEST)
-            before = self._data
-            if self.refresh().data != before and progress is not None:
-                progress(self)
+        path = path_of("schedules", self.schedule, "runs", self.id)
+        for data, _ in () if self.ended else changes(self._transport, path, timeout, RUN_ENDED):
+            if data is not None and data != self._data:
+                self._data = data
+                if progress is not None:
+                    progress(self)
         return self
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ server that restarts, is busy or cannot be reached is asked again for as long as
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from corpusmill_client.errors import CorpusmillError, WaitTimeout
@@ -22,8 +22,8 @@ FAULTS = 5
 News = tuple[Mapping[str, Any] | None, CorpusmillError | None]
 
 
-def changes(transport: Transport, path: str, timeout: float | None) -> Iterator[News]:
-    """The job at `path`, at once and then whenever it changes, until it has ended.
+def changes(transport: Transport, path: str, timeout: float | None, ended: Collection[str] = ENDED) -> Iterator[News]:
+    """The job or run at `path`, at once and then whenever it changes, until its status is one of `ended`.
 
     Yields (job, None) for a change, (None, trouble) while the server cannot be asked, and (None, None) when it answers
     again without a change. Raises WaitTimeout after `timeout` seconds, and CorpusmillError where the server refuses
@@ -60,7 +60,7 @@ def changes(transport: Transport, path: str, timeout: float | None) -> Iterator[
             if data is not None and data != last:
                 etag, last, idle = answer.headers.get("etag"), data, 0
                 yield data, None
-                if data["status"] in ENDED:
+                if data["status"] in ended:
                     return
                 # A job that changes all the time is not asked more often than its age makes sensible.
                 pause = min(2.0, max(0.2, (time.monotonic() - began) / 100))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from corpusmill_client import Client, ConnectionFailed, CorpusmillError
+from corpusmill_client import Client, ConnectionFailed, CorpusmillError, Run
 from corpusmill_client.transport import backoff
 
 from tests.unit.contract_peer import Peer
@@ -159,6 +161,36 @@ def test_waiting_survives_answers_that_pass(client: Client, peer: Peer, how: str
     job = client.classify(["a"], model="echo")
     peer.misbehave("GET", job.id, how, times=4)
     assert job.wait().status == "completed"
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_waiting_for_a_run_survives_answers_that_pass(naps: list[float], status: int) -> None:
+    answers = [(200, "running"), *[(status, "")] * 4, (200, "succeeded")]
+
+    class Nights(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, found = answers[0] if len(answers) == 1 else answers.pop(0)
+            run = {"id": "run_a", "schedule": "sched_a", "status": found, "stage": "label"}
+            problem = {"status": code, "title": "it passes", "code": "internal" if code == 500 else "unavailable"}
+            body = json.dumps(run if found else problem).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json" if found else "application/problem+json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is written for a request."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nights) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with Client(f"http://127.0.0.1:{server.server_port}") as client:
+                transport = client._transport
+                waiting = {"id": "run_a", "schedule": "sched_a", "status": "waiting", "stage": "read"}
+                assert Run(transport, waiting).wait().status == "succeeded"
+        finally:
+            server.shutdown()
 
 
 def test_waiting_ends_where_the_server_refuses_for_good(client: Client, peer: Peer) -> None:
