@@ -30,7 +30,7 @@ from api.schemas import (
     UploadQuery,
 )  # fmt: skip
 from api.state import State, state
-from api.views import corpus_view, document_view, page_view, version_view
+from api.views import corpus_view, document_view, keyset_view, page_view, version_view
 from corpora import Format, Store, Upload, upload_of
 from corpusmill.errors import DatabaseUnavailable, InvalidRequest, NotFound, StorageFull, UnsupportedFormat
 from corpusmill.ids import new_id
@@ -129,10 +129,8 @@ def _ingest(here: State, corpus_id: str, size: int, kind: Upload) -> None:
 def list_corpora(query: PageQuery) -> dict[str, Any]:
     """List corpora, newest first"""
     with reading(state().database) as connection:
-        found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit)
-    return page_view(
-        [corpus_view(corpus) for corpus in found], str(found[-1].key) if len(found) == query.limit else None
-    )
+        found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit + 1)
+    return keyset_view(found, query.limit, corpus_view, lambda corpus: corpus.key)
 
 
 @blueprint.get("/corpora/<string:corpus_id>", responses={200: CorpusResponse})
@@ -162,9 +160,10 @@ def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
     found = [
         {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
-        for error in store.errors(start, query.limit)
+        for error in store.errors(start, query.limit + 1)
     ]
-    return page_view(found, str(start + len(found)) if len(found) == query.limit else None)
+    shown = found[: query.limit]
+    return page_view(shown, str(start + len(shown)) if len(found) > query.limit else None)
 
 
 _LINES = RequestBody(required=True, content={**dict.fromkeys(_MEDIA_TYPES[:2], _BINARY), "multipart/form-data": _FORM})
@@ -212,9 +211,8 @@ def list_references(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     """The versions of references that were attached to a corpus, newest first"""
     with reading(state().database) as connection:
         corpus = rows.get(connection, path.corpus_id)
-        found = references.versions(connection, corpus.key, before=cursor_key(query.cursor), limit=query.limit)
-    views = [version_view(corpus.id, version) for version in found]
-    return page_view(views, str(found[-1].version) if len(found) == query.limit else None)
+        found = references.versions(connection, corpus.key, before=cursor_key(query.cursor), limit=query.limit + 1)
+    return keyset_view(found, query.limit, lambda made: version_view(corpus.id, made), lambda made: made.version)
 
 
 @blueprint.delete("/corpora/<string:corpus_id>", responses={204: None})

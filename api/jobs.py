@@ -22,7 +22,7 @@ from api.blueprint import blueprint as make_blueprint
 from api.idempotency import Idempotency, idempotency_of
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
-from api.views import etag_of, job_view, page_view, report_view
+from api.views import etag_of, job_view, keyset_view, report_view
 from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, FieldFault, InvalidRequest, NotFound
 from corpusmill.ids import new_id
 from corpusmill.status import ENDED, Status
@@ -101,10 +101,13 @@ def list_jobs(query: JobsQuery) -> dict[str, Any]:
     """List jobs, newest first"""
     with reading(state().database) as connection:
         found = rows.page(
-            connection, before=cursor_key(query.cursor), limit=query.limit, statuses=query.status or (), task=query.task
+            connection,
+            before=cursor_key(query.cursor),
+            limit=query.limit + 1,
+            statuses=query.status or (),
+            task=query.task,
         )
-        views = [_view(connection, job) for job in found]
-    return page_view(views, str(found[-1].key) if len(found) == query.limit else None)
+        return keyset_view(found, query.limit, lambda job: _view(connection, job), lambda job: job.key)
 
 
 @blueprint.get("/jobs/<string:job_id>", responses={200: JobResponse})

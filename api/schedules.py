@@ -30,7 +30,7 @@ from api.schemas_schedules import (
     SchedulesQuery,
 )
 from api.state import State, state
-from api.views import page_view, run_view, schedule_view
+from api.views import keyset_view, run_view, schedule_view
 from corpusmill import cron
 from corpusmill.errors import InvalidRequest, NotFound
 from corpusmill.ids import new_id
@@ -81,8 +81,8 @@ def create(body: ScheduleDefinition) -> Response:
 def list_schedules(query: SchedulesQuery) -> dict[str, Any]:
     """List schedules, newest first"""
     with reading(state().database) as connection:
-        found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit, name=query.name)
-    return page_view([_view(one) for one in found], str(found[-1].key) if len(found) == query.limit else None)
+        found = rows.page(connection, before=cursor_key(query.cursor), limit=query.limit + 1, name=query.name)
+    return keyset_view(found, query.limit, _view, lambda schedule: schedule.key)
 
 
 @blueprint.get("/schedules/<string:schedule_id>", responses={200: ScheduleResponse})
@@ -160,8 +160,8 @@ def list_runs(path: SchedulePath, query: PageQuery) -> dict[str, Any]:
     """List the runs of a schedule, newest first"""
     with reading(state().database) as connection:
         schedule = rows.get(connection, path.schedule_id)
-        found = runs.page(connection, schedule.key, before=cursor_key(query.cursor), limit=query.limit)
-    return page_view([run_view(one) for one in found], str(found[-1].key) if len(found) == query.limit else None)
+        found = runs.page(connection, schedule.key, before=cursor_key(query.cursor), limit=query.limit + 1)
+    return keyset_view(found, query.limit, run_view, lambda run: run.key)
 
 
 @blueprint.get("/schedules/<string:schedule_id>/runs/<string:run_id>", responses={200: RunResponse})

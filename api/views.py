@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from corpusmill.documents import Document
 from corpusmill.models import ModelInfo
@@ -23,6 +23,8 @@ from db.runs import Run
 from db.schedules import Schedule
 from db.workers import Worker
 from evaluation import Report
+
+T = TypeVar("T")
 
 
 def time_view(seconds: float | None) -> str | None:
@@ -149,6 +151,15 @@ def worker_view(worker: Worker) -> dict[str, Any]:
 def page_view(rows: list[dict[str, Any]], next_cursor: str | None) -> dict[str, Any]:
     """A page of a list."""
     return {"data": rows, "next_cursor": next_cursor}
+
+
+def keyset_view(
+    found: Sequence[T], limit: int, view: Callable[[T], dict[str, Any]], key: Callable[[T], int]
+) -> dict[str, Any]:
+    """A page of `limit` rows out of `found`, for which one more was read: only where there is such a row does the page have
+    a cursor, the key of its last row."""
+    shown = found[:limit]
+    return page_view([view(one) for one in shown], str(key(shown[-1])) if len(found) > limit else None)
 
 
 def schedule_view(schedule: Schedule, next_fires: list[float]) -> dict[str, Any]:

@@ -106,10 +106,7 @@ def run(url: str, source: Path, count: int, watch: Watch) -> None:
     clock = time.perf_counter
     marks = [clock()]
     with Client(url) as client:
-        corpus = client.upload(source)
-        while corpus.status == "validating":
-            time.sleep(0.5)
-            corpus.refresh()
+        corpus = client.upload(source).wait()
         marks.append(clock())
         job = client.submit("classification", corpus, model="echo").wait()
         marks.append(clock())

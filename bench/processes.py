@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from corpusmill_client import Client, Corpus, Job
+from corpusmill_client import Client, Job
 
 _ROOT = Path(__file__).parents[1]
+#: Longer than any corpus of a comparison takes.
+_READ_SECONDS = 600
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -94,7 +96,7 @@ class Server:
     def run(self, client: Client, texts: Sequence[str]) -> Ran:
         """The texts as a corpus, and a job over it. Raises RuntimeError where the job does not complete."""
         started = time.perf_counter()
-        corpus = _ready(client.upload([{"text": text} for text in texts]))
+        corpus = client.upload([{"text": text} for text in texts]).wait(_READ_SECONDS)
         upload = time.perf_counter() - started
         before = self._cpu()
         job = client.submit(self._work.task, corpus, model=self._work.model, params=self._work.params).wait()
@@ -138,10 +140,3 @@ def _environ() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name not in _THREADS and not name.startswith("CORPUSMILL_")
     }
-
-
-def _ready(corpus: Corpus) -> Corpus:
-    while corpus.status == "validating":
-        time.sleep(0.05)
-        corpus.refresh()
-    return corpus

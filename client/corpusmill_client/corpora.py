@@ -6,32 +6,26 @@ Knows the corpus endpoints and their shapes. Must not know files (`content` does
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from os import PathLike
 from typing import IO, Any
 
 from corpusmill_client.content import UploadBody, UploadProgress, content_of
 from corpusmill_client.errors import CorpusmillError
 from corpusmill_client.pages import each, path_of
-from corpusmill_client.transport import Transport
-from corpusmill_client.views import IngestError, References, sentence_of, shaped, time_of
+from corpusmill_client.resource import Resource
+from corpusmill_client.views import IngestError, References, sentence_of, shaped
+from corpusmill_client.waiting import changes
+
+#: The statuses of corpora that are read.
+READ = frozenset({"ready", "rejected"})
 
 
-class Corpus:
+class Corpus(Resource):
     """An uploaded, immutable, ordered set of documents, as it stood when last asked for."""
 
-    def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
-        self._transport = transport
-        self._data = data
-
     @property
-    def data(self) -> Mapping[str, Any]:
-        """The server's answer whole."""
-        return self._data
-
-    @property
-    def id(self) -> str:
-        return str(self._data["id"])
+    def _path(self) -> str:
+        return path_of("corpora", self.id)
 
     @property
     def name(self) -> str | None:
@@ -68,23 +62,23 @@ class Corpus:
     def fields(self) -> tuple[str, ...]:
         return tuple(self._data.get("fields") or ())
 
-    @property
-    def created_at(self) -> datetime | None:
-        return time_of(self._data.get("created_at"))
+    def wait(self, timeout: float | None = None) -> Corpus:
+        """Waits until all of the upload is read and returns the corpus, `ready` or `rejected`; a job need not wait for it.
 
-    def refresh(self) -> Corpus:
-        """This corpus, asked for again."""
-        self._data = self._transport.json("GET", path_of("corpora", self.id), having="id")
+        Raises WaitTimeout after `timeout` seconds; the reading goes on.
+        """
+        for data, _ in () if self.status in READ else changes(self._transport, self._path, timeout, READ):
+            self._data = data if data is not None else self._data
         return self
 
     def errors(self, limit: int | None = None) -> Iterator[IngestError]:
         """The lines that could not be read."""
-        for item in each(self._transport, path_of("corpora", self.id, "errors"), limit=limit):
+        for item in each(self._transport, f"{self._path}/errors", limit=limit):
             yield shaped(IngestError, item)
 
     def read(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """The documents, in order, as the server lists them."""
-        yield from each(self._transport, path_of("corpora", self.id, "documents"), limit=limit)
+        yield from each(self._transport, f"{self._path}/documents", limit=limit)
 
     @property
     def references_version(self) -> int:
@@ -108,7 +102,7 @@ class Corpus:
         content = content_of(source, "jsonl" if hasattr(source, "read") else None)
         response = self._transport.send(
             "PATCH" if add else "PUT",
-            path_of("corpora", self.id, "references"),
+            f"{self._path}/references",
             headers=content.headers,
             body=lambda: UploadBody(content, progress),
             repeatable=content.again,
@@ -120,12 +114,12 @@ class Corpus:
 
     def references(self, limit: int | None = None) -> Iterator[References]:
         """The versions of references that were attached to it, newest first."""
-        for item in each(self._transport, path_of("corpora", self.id, "references"), limit=limit):
+        for item in each(self._transport, f"{self._path}/references", limit=limit):
             yield shaped(References, item)
 
     def delete(self) -> None:
         """Removes the corpus. Raises CorpusmillError (`conflict`) while a job uses it."""
-        self._transport.delete(path_of("corpora", self.id))
+        self._transport.delete(self._path)
 
     def __repr__(self) -> str:
         return f"Corpus({self.id!r}, {self.name!r}, {self.status}, documents={self.documents}, invalid={self.invalid})"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from corpusmill_client.errors import CorpusmillError
 from corpusmill_client.exports import ExportProgress, export_format, flat, rows_of, save
 from corpusmill_client.pages import PAGE, page, path_of
+from corpusmill_client.resource import Resource
 from corpusmill_client.transport import Transport, backoff
 from corpusmill_client.views import Counts, Metrics, Result, metrics_of, sentence_of, shaped, time_of
 from corpusmill_client.waiting import ENDED, changes
@@ -27,25 +28,19 @@ if TYPE_CHECKING:
 JobProgress = Callable[["Job"], object]
 
 
-class Job:
+class Job(Resource):
     """One task, model and parameter set over one corpus, as it stood when last asked for.
 
     `refresh`, `wait` and `cancel` bring it up to date and return it.
     """
 
     def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
-        self._transport = transport
-        self._data = data
+        super().__init__(transport, data)
         self._trouble: str | None = None
 
     @property
-    def data(self) -> Mapping[str, Any]:
-        """The server's answer whole."""
-        return self._data
-
-    @property
-    def id(self) -> str:
-        return str(self._data["id"])
+    def _path(self) -> str:
+        return path_of("jobs", self.id)
 
     @property
     def name(self) -> str | None:
@@ -116,10 +111,6 @@ class Job:
         return self._data.get("queue_position")
 
     @property
-    def created_at(self) -> datetime | None:
-        return time_of(self._data.get("created_at"))
-
-    @property
     def started_at(self) -> datetime | None:
         return time_of(self._data.get("started_at"))
 
@@ -145,11 +136,6 @@ class Job:
         """While waiting: why the server cannot be asked just now; None when it answers."""
         return self._trouble
 
-    def refresh(self) -> Job:
-        """This job, asked for again."""
-        self._data = self._transport.json("GET", path_of("jobs", self.id), having="id")
-        return self
-
     def wait(self, timeout: float | None = None, progress: JobProgress | None = None) -> Job:
         """Waits until the job has ended and returns it, whatever the outcome (`status`, `error`).
 
@@ -158,7 +144,7 @@ class Job:
         """
         if self.ended:
             return self
-        for data, trouble in changes(self._transport, path_of("jobs", self.id), timeout):
+        for data, trouble in changes(self._transport, self._path, timeout):
             self._data = data if data is not None else self._data
             self._trouble = str(trouble) if trouble else None
             if progress:
@@ -184,7 +170,7 @@ class Job:
         return self._move("retry", repeatable=False)
 
     def _move(self, move: str, *, repeatable: bool = True) -> Job:
-        answer = self._transport.json("POST", path_of("jobs", self.id, move), repeatable=repeatable)
+        answer = self._transport.json("POST", f"{self._path}/{move}", repeatable=repeatable)
         if isinstance(answer, Mapping) and answer.get("id") == self.id:
             self._data = answer
             return self
@@ -192,7 +178,7 @@ class Job:
 
     def delete(self) -> None:
         """Removes the job with its results and metrics."""
-        self._transport.delete(path_of("jobs", self.id))
+        self._transport.delete(self._path)
 
     def results(
         self,
@@ -210,7 +196,7 @@ class Job:
         that has no result yet.
         """
         query = {"status": status, "label": label, "min_score": min_score, "max_score": max_score}
-        path, cursor, idle, given = path_of("jobs", self.id, "results"), None, 0, 0
+        path, cursor, idle, given = f"{self._path}/results", None, 0, 0
         while limit is None or given < limit:
             size = PAGE if limit is None else min(PAGE, limit - given)
             items, cursor = page(self._transport, path, {**query, "limit": size, "cursor": cursor})
@@ -232,7 +218,7 @@ class Job:
         Raises CorpusmillError (`conflict`) before the job has ended, unless `partial`.
         """
         params = {"format": export_format(format), "partial": "true" if partial else None}
-        with self._transport.stream(path_of("jobs", self.id, "export"), params=params) as blocks:
+        with self._transport.stream(f"{self._path}/export", params=params) as blocks:
             yield from blocks
 
     def export(
@@ -276,7 +262,7 @@ class Job:
 
     def metrics(self) -> Metrics:
         """The evaluation metrics; while the job runs, those of the documents that have ended."""
-        return metrics_of(self._transport.json("GET", path_of("jobs", self.id, "metrics"), having="metrics"))
+        return metrics_of(self._transport.json("GET", f"{self._path}/metrics", having="metrics"))
 
     def _refuse_if_failed(self) -> None:
         if self.status == "failed" and self.error:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from corpusmill_client.pages import each, path_of
-from corpusmill_client.transport import Transport
+from corpusmill_client.resource import Resource
 from corpusmill_client.views import sentence_of, time_of
 from corpusmill_client.waiting import changes
 
@@ -21,21 +21,12 @@ RUN_ENDED = frozenset({"succeeded", "failed", "skipped", "cancelled"})
 _ADDED = ("id", "revision", "next_fires", "created_at", "updated_at")
 
 
-class Run:
+class Run(Resource):
     """What is done for one fire of a schedule, as it stood when last asked for."""
 
-    def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
-        self._transport = transport
-        self._data = data
-
     @property
-    def data(self) -> Mapping[str, Any]:
-        """The server's answer whole."""
-        return self._data
-
-    @property
-    def id(self) -> str:
-        return str(self._data["id"])
+    def _path(self) -> str:
+        return path_of("schedules", self.schedule, "runs", self.id)
 
     @property
     def schedule(self) -> str:
@@ -99,18 +90,12 @@ class Run:
             return 1
         return 3 if self.failed_documents else 0
 
-    def refresh(self) -> Run:
-        """This run, asked for again."""
-        self._data = self._transport.json("GET", path_of("schedules", self.schedule, "runs", self.id), having="id")
-        return self
-
     def wait(self, timeout: float | None = None, progress: Callable[[Run], object] | None = None) -> Run:
         """Waits until the run has ended and returns it, whatever the outcome (`status`, `exit_code`).
 
         `progress` is called whenever it has changed. Raises WaitTimeout after `timeout` seconds; the run goes on.
         """
-        path = path_of("schedules", self.schedule, "runs", self.id)
-        for data, _ in () if self.ended else changes(self._transport, path, timeout, RUN_ENDED):
+        for data, _ in () if self.ended else changes(self._transport, self._path, timeout, RUN_ENDED):
             if data is not None and data != self._data:
                 self._data = data
                 if progress is not None:
@@ -121,26 +106,17 @@ class Run:
         return f"Run({self.id!r}, {self.status}, stage={self.stage}, new={self.new_documents})"
 
 
-class Schedule:
+class Schedule(Resource):
     """What fires every night, as it stood when last asked for."""
 
-    def __init__(self, transport: Transport, data: Mapping[str, Any]) -> None:
-        self._transport = transport
-        self._data = data
-
     @property
-    def data(self) -> Mapping[str, Any]:
-        """The server's answer whole."""
-        return self._data
+    def _path(self) -> str:
+        return path_of("schedules", self.id)
 
     @property
     def definition(self) -> dict[str, Any]:
         """What was defined, with the defaults."""
         return {name: value for name, value in self._data.items() if name not in _ADDED}
-
-    @property
-    def id(self) -> str:
-        return str(self._data["id"])
 
     @property
     def name(self) -> str:
@@ -155,25 +131,20 @@ class Schedule:
         """The next five; none while it is not enabled."""
         return tuple(fire for fire in map(time_of, self._data.get("next_fires") or ()) if fire is not None)
 
-    def refresh(self) -> Schedule:
-        """This schedule, asked for again."""
-        self._data = self._transport.json("GET", path_of("schedules", self.id), having="id")
-        return self
-
     def change(self, **fields: Any) -> Schedule:
         """Puts each of these fields in the place of what was there, whole."""
-        self._data = self._transport.json("PATCH", path_of("schedules", self.id), json=fields, having="id")
+        self._data = self._transport.json("PATCH", self._path, json=fields, having="id")
         return self
 
     def run(self) -> Run:
         """Starts a run now, beside the clock."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        data = self._transport.json("POST", path_of("schedules", self.id, "run"), headers=headers, having="id")
+        data = self._transport.json("POST", f"{self._path}/run", headers=headers, having="id")
         return Run(self._transport, data)
 
     def runs(self, limit: int | None = None) -> Iterator[Run]:
         """Its runs, newest first, page by page as they are asked for."""
-        for data in each(self._transport, path_of("schedules", self.id, "runs"), limit=limit):
+        for data in each(self._transport, f"{self._path}/runs", limit=limit):
             yield Run(self._transport, data)
 
     def get_run(self, id: str) -> Run:
@@ -181,7 +152,7 @@ class Schedule:
 
     def delete(self) -> None:
         """Removes the schedule with its runs; jobs and what the sinks hold stay."""
-        self._transport.delete(path_of("schedules", self.id))
+        self._transport.delete(self._path)
 
     def __repr__(self) -> str:
         return f"Schedule({self.id!r}, {self.name!r}, enabled={self.enabled})"

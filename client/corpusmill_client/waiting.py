@@ -1,4 +1,4 @@
-"""Following a job to its end over a connection that may fail.
+"""Following a job, a run or a corpus to its end over a connection that may fail.
 
 Knows the long poll (`?wait=`, ETag, 304) and when to ask again. Must not know what a caller does with the news. A
 server that restarts, is busy or cannot be reached is asked again for as long as it takes; a refusal for good is raised.
@@ -23,7 +23,7 @@ News = tuple[Mapping[str, Any] | None, CorpusmillError | None]
 
 
 def changes(transport: Transport, path: str, timeout: float | None, ended: Collection[str] = ENDED) -> Iterator[News]:
-    """The job or run at `path`, at once and then whenever it changes, until its status is one of `ended`.
+    """The job, run or corpus at `path`, at once and then whenever it changes, until its status is one of `ended`.
 
     Yields (job, None) for a change, (None, trouble) while the server cannot be asked, and (None, None) when it answers
     again without a change. Raises WaitTimeout after `timeout` seconds, and CorpusmillError where the server refuses
@@ -80,6 +80,6 @@ def changes(transport: Transport, path: str, timeout: float | None, ended: Colle
 
 
 def _timeout(path: str, timeout: float, trouble: CorpusmillError | None) -> WaitTimeout:
-    job = path.rpartition("/")[2]
+    what = path.rpartition("/")[2]
     reason = f" The last answer was: {trouble}" if trouble else ""
-    return WaitTimeout(f"{job} has not ended within {timeout:g} s; it goes on.{reason}", code="wait_timeout")
+    return WaitTimeout(f"{what} has not ended within {timeout:g} s; it goes on.{reason}", code="wait_timeout")

@@ -79,6 +79,17 @@ def test_too_many_documents_for_a_job_become_a_corpus(
     assert job.counts.total == 3
 
 
+def test_a_corpus_that_is_still_being_read_is_waited_for(client: Client, peer: Peer, reviews: Path) -> None:
+    corpus = client.upload(reviews)
+    kept = peer.corpora[corpus.id]
+    kept["status"] = "validating"
+    assert corpus.refresh().status == "validating"
+    with pytest.raises(WaitTimeout, match=corpus.id):
+        corpus.wait(timeout=0)
+    kept["status"] = "ready"
+    assert corpus.wait(timeout=60).status == "ready"
+
+
 def test_documents_with_other_field_names_become_a_corpus_that_knows_them(client: Client, peer: Peer) -> None:
     job = client.classify([{"review": "good"}], model="echo", text_field="review")
     assert peer.asked("POST", "/corpora")[0].query == {"text_field": "review"}
