@@ -17,7 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from corpora.values import kind_of
 from corpusmill import errors
-from corpusmill.tasks import faults_of
+from corpusmill.validation import faults_of
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +29,7 @@ STATUSES: dict[type[errors.CorpusmillError], int] = {
     errors.UnsupportedFormat: 415,
     errors.StorageFull: 507,
     errors.DatabaseUnavailable: 503,
+    errors.NewerVersion: 503,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
 }

@@ -122,6 +122,12 @@ class DatabaseUnavailable(CorpusmillError):
     code = "database_unavailable"
 
 
+class NewerVersion(CorpusmillError):
+    """Stored by a newer version, which asks for what this program does not know: it is for a program of that version."""
+
+    code = "newer_version"
+
+
 class Unauthorized(CorpusmillError):
     """No key, or one that is not the operator's."""
 

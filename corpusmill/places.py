@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from corpusmill.errors import FieldFault, InvalidRequest, InvalidSettings
 from corpusmill.schedules import ScheduleDefinition
-from corpusmill.tasks import faults_of
+from corpusmill.validation import faults_of
 
 
 def _from_environment(value: Any, info: ValidationInfo) -> Any:

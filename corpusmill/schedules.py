@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from corpusmill import cron
 from corpusmill.errors import FieldFault, InvalidRequest
-from corpusmill.tasks import Params, Task, faults_of, parse_params
+from corpusmill.tasks import Params, Task, parse_params
+from corpusmill.validation import faults_of
 
 #: A configured place's name: what a definition may say of the operator's systems.
 PlaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

@@ -5,14 +5,15 @@ Knows every parameter's name, range and default. Must not know which model can d
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from corpusmill import prompts
-from corpusmill.errors import FieldFault, InvalidRequest
+from corpusmill.errors import InvalidRequest
+from corpusmill.validation import faults_of, read_stored
 
 
 class Task(StrEnum):
@@ -152,63 +153,6 @@ def parse_params(task: Task, raw: dict[str, Any]) -> Params:
         raise InvalidRequest(f"The parameters do not fit the task {task}.", *faults) from error
 
 
-def faults_of(error: ValidationError, model: type[BaseModel], at: str = "") -> list[FieldFault]:
-    """One fault for each field that pydantic refused; an unknown field names the nearest known one."""
-    faults = []
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
-        path, known = _walk(model, item["loc"])
-        pointer = at + "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in path)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "Unknown field." + _nearest(path[-1], known)
-        faults.append(FieldFault(pointer or "/", message))
-    return faults
-
-
-def _walk(model: type[BaseModel], path: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
-    """The path as a JSON pointer has it, and the fields known where it ends. Of several models that may stand at one
-    place pydantic puts the one's `type` into the path: there is no such field in the request."""
-    annotation: Any = model
-    pointer: list[str] = []
-    known: list[str] = []
-    for part in path:
-        items = _items(annotation)
-        if items is not None:
-            annotation, known = items, []
-            pointer.append(str(part))
-            continue
-        models = _models_in(annotation)
-        if len(models) > 1 and (chosen := [one for one in models if part in _types(one)]):
-            annotation = chosen[0]
-            continue
-        fields = models[0].model_fields if len(models) == 1 else {}
-        pointer.append(str(part))
-        known = list(fields)
-        annotation = fields[str(part)].annotation if part in fields else None
-    return pointer, known
-
-
-def _items(annotation: Any) -> Any:
-    """What a list or mapping holds; None where it is neither."""
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    kind = get_origin(annotation)
-    if kind in (tuple, list):
-        return get_args(annotation)[0]
-    return get_args(annotation)[1] if kind is dict else None
-
-
-def _types(model: type[BaseModel]) -> tuple[Any, ...]:
-    return get_args(model.model_fields["type"].annotation) if "type" in model.model_fields else ()
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models of which one may stand at a place."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f" Did you mean {close[0]}?" if close else ""
+def stored_params(task: Task, stored: Mapping[str, Any]) -> Params:
+    """A job's parameters as they were stored, maybe by a later version. Raises NewerVersion."""
+    return read_stored(PARAMS[task], stored)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, 
 import evaluation
 from corpusmill.errors import NotFound
 from corpusmill.shards import Slice, added
-from corpusmill.tasks import PARAMS
+from corpusmill.tasks import stored_params
 from db import jobs as job_rows
 from db import results as result_rows
 from db.engine import reading, transact
@@ -45,7 +45,7 @@ def _of_results(connection: Connection, job_key: int, piece: Slice) -> dict[str,
     """The partial of a slice's succeeded documents, made anew from their rows."""
     job = job_rows.by_key(connection, job_key)
     rows = result_rows.kept(connection, job_key, piece)
-    params = PARAMS[job.task].model_validate(dict(job.params))
+    params = stored_params(job.task, job.params)
     results = [result_rows.result_of(row) for row in rows]
     return dict(evaluation.partial_of(job.task, results, [row.statistics for row in rows], params))
 

@@ -21,7 +21,7 @@ from corpora import Store
 from corpusmill.documents import Result
 from corpusmill.errors import DocumentError, NotFound
 from corpusmill.shards import Slice
-from corpusmill.tasks import PARAMS, Task
+from corpusmill.tasks import Task, stored_params
 from db import jobs as job_rows
 from db import references
 from db import results as result_rows
@@ -97,7 +97,7 @@ def _rescore(engine: Engine, data_dir: Path, job: Job, shard: Any) -> None:
         return  # the corpus was deleted meanwhile
     read = Store(store_directory(data_dir, job.corpus_id)).documents(piece.start, piece.stop)
     documents = list(references.attached(data_dir, job.corpus_id, version, read))
-    params = PARAMS[job.task].model_validate(dict(job.params))
+    params = stored_params(job.task, job.params)
     found = [_result(row) for row in rows]
     statistics = evaluation.document_statistics(job.task, documents, found, params)
     partial = evaluation.partial_of(job.task, found, statistics, params)

@@ -10,21 +10,27 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import structlog
 from sqlalchemy import Connection, Row, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from corpusmill.errors import LeaseLost, NotFound
+from corpusmill.errors import LeaseLost, NewerVersion, NotFound
 from corpusmill.ids import new_id
 from corpusmill.schedules import ScheduleDefinition
+from corpusmill.validation import read_stored
 from db.engine import db_now
 from db.schedules import Schedule
 from db.tables import runs, schedules
+
+log = structlog.get_logger(__name__)
 
 Trigger = Literal["cron", "tick", "manual"]
 RunStatus = Literal["waiting", "running", "paused", "succeeded", "failed", "skipped", "cancelled"]
 Stage = Literal["read", "label", "deliver", "review", "report"]
 #: The statuses of runs that have not ended.
 UNFINISHED: tuple[RunStatus, ...] = ("waiting", "running", "paused")
+#: So long a run that this program cannot read is left alone for one that can.
+_BEYOND_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +160,7 @@ def claim(
 ) -> Held | None:  # fmt: skip
     """Take a run that can go on: the first of each schedule that has not ended, held by nobody, and not put off.
 
+    None also where the one whose turn it is was stored by a newer version: it is put off, for a program of that version.
     `among` are the ids that may be taken. The same run is not given again before others had their turn: the one that was
     held longest ago comes first.
     """
@@ -184,7 +191,15 @@ def claim(
         .values(owner=owner, lease_until=db_now() + lease, attempt=runs.c.attempt + 1)
         .returning(runs.c.id)
     ).scalar_one_or_none()
-    return None if taken is None else Held(run=get(connection, taken), owner=owner)
+    if taken is None:
+        return None
+    try:
+        return Held(run=get(connection, taken), owner=owner)
+    except NewerVersion as error:
+        log.warning("run left to newer programs", run=taken, why=str(error))
+        put_back = {"owner": None, "lease_until": None, "not_before": db_now() + _BEYOND_SECONDS}
+        connection.execute(update(runs).where(runs.c.id == taken).values(**put_back))
+        return None
 
 
 def renew(connection: Connection, held: Held, *, lease: float) -> None:
@@ -227,7 +242,7 @@ def _run(row: Row[*tuple[Any, ...]]) -> Run:
     return Run(
         **values
         | {
-            "definition": ScheduleDefinition.model_validate(values["definition"]),
+            "definition": read_stored(ScheduleDefinition, values["definition"]),
             "counts": values["counts"] or {},
         }
     )

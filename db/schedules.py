@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, delete, exc, insert, select, update
 
 from corpusmill.errors import Conflict, NotFound
 from corpusmill.schedules import ScheduleDefinition
+from corpusmill.validation import read_stored
 from db.engine import db_now
 from db.tables import runs, schedules
 
@@ -161,4 +162,4 @@ def jobs_of_unfinished(connection: Connection, schedule_key: int) -> list[str]:
 
 def _schedule(row: Row[Any]) -> Schedule:
     values = dict(row._mapping)
-    return Schedule(**values | {"definition": ScheduleDefinition.model_validate(values["definition"])})
+    return Schedule(**values | {"definition": read_stored(ScheduleDefinition, values["definition"])})

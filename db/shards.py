@@ -46,13 +46,13 @@ class Claim:
 
 def claim_next(
     connection: Connection, *, owner: str, lease: float, loaded: Collection[tuple[str, str]] = (),
-    ahead: bool = False,
+    beyond: Collection[int] = (), ahead: bool = False,
 ) -> Claim | None:  # fmt: skip
     """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
 
-    `loaded` are the (model id, revision) pairs in the worker's memory. A worker that looks `ahead` while it runs another
-    shard takes none of another model, which it could not start, and none that was lost before, which would be charged
-    for what its neighbour does.
+    `loaded` are the (model id, revision) pairs in the worker's memory, `beyond` the keys of jobs that it cannot run. A
+    worker that looks `ahead` while it runs another shard takes none of another model, which it could not start, and none
+    that was lost before, which would be charged for what its neighbour does.
     """
     clock = float(connection.execute(select(db_now())).scalar_one())
     pending = select(shards.c.key).where(
@@ -65,6 +65,7 @@ def claim_next(
             jobs.c.claimed_at.is_(None).label("fresh"),
         )
         .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
+        .where(*((jobs.c.key.not_in(beyond),) if beyond else ()))
         .order_by(
             jobs.c.priority.desc(), jobs.c.claimed_at.is_not(None), func.coalesce(jobs.c.claimed_at, jobs.c.created_at),
             jobs.c.key,
@@ -303,7 +304,14 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             )
             blamed.append(
                 Claim(
-                    key=row.key, job_key=row.job_key, slice=whole, attempt=row.attempt + 1, losses=losses, owner=owner
+                    key=row.key,
+                    job_key=row.job_key,
+                    slice=whole,
+                    attempt=row.attempt + 1,
+                    losses=losses,
+                    owner=owner,
+                    kept=row.succeeded,
+                    references_version=row.references_version,
                 )
             )
     return Expired(again=again, halved=halved, blamed=tuple(blamed))

@@ -22,6 +22,7 @@ from corpusmill.errors import (
     DatabaseUnavailable,
     InvalidSettings,
     LeaseLost,
+    NewerVersion,
     PlaceUnavailable,
     StorageFull,
 )
@@ -48,7 +49,9 @@ _LOOK_SECONDS = 0.5
 #: Runs that one process goes on with at once.
 _AT_ONCE = 4
 #: What the next try may mend.
-_AGAIN = (PlaceUnavailable, DatabaseUnavailable, BrokerUnavailable, StorageFull, Conflict, InvalidSettings, OSError)
+_AGAIN = (
+    PlaceUnavailable, DatabaseUnavailable, BrokerUnavailable, StorageFull, Conflict, InvalidSettings, NewerVersion, OSError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

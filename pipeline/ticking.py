@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import structlog
+
 from corpusmill import cron
-from corpusmill.errors import Conflict
+from corpusmill.errors import Conflict, NewerVersion
 from corpusmill.schedules import ScheduleDefinition
 from db import runs, schedules
 from db.engine import Connection, Engine, now, reading, transact
 from db.runs import Trigger
 from db.schedules import Schedule
+
+log = structlog.get_logger(__name__)
 
 #: A slot is on time up to so many seconds late: later it was missed, and `catch_up` says what becomes of it.
 GRACE_SECONDS = 300.0
@@ -35,7 +39,10 @@ def tick(database: Engine, *, at: float | None = None) -> list[str]:
         keys = schedules.due(connection, clock) if at is None else schedules.enabled(connection)
     fired: list[str] = []
     for key in keys:
-        fired += transact(database, lambda connection, key=key: _fire(connection, key, clock, trigger))  # type: ignore[misc]
+        try:
+            fired += transact(database, lambda connection, key=key: _fire(connection, key, clock, trigger))  # type: ignore[misc]
+        except NewerVersion as error:
+            log.warning("schedule left to newer programs", schedule=key, why=str(error))
     return fired
 
 

@@ -16,11 +16,19 @@ import structlog
 import evaluation
 from corpora import Store
 from corpusmill.documents import Document, Result
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DeviceLost, LeaseLost, ModelFault, NotFound
+from corpusmill.errors import (
+    CorpusmillError,
+    DatabaseUnavailable,
+    DeviceLost,
+    LeaseLost,
+    ModelFault,
+    NewerVersion,
+    NotFound,
+)
 from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
-from corpusmill.tasks import PARAMS, Params, Task
+from corpusmill.tasks import Params, Task, stored_params
 from db import jobs, metrics, references, shards
 from db.corpora import store_directory
 from db.engine import Connection, reading, transact
@@ -90,7 +98,7 @@ class Done:
     documents: list[Document]
     kept: list[ResultRow]
     usage: Usage
-    runtime: dict[str, Any]
+    runtime: dict[str, Any] | None
     results: list[Result]
     keeping: Keeping | None
 
@@ -104,6 +112,8 @@ class Runner:
         self._models = models
         self._heartbeat = heartbeat
         self._jobs: dict[int, Job] = {}
+        #: Keys of jobs that ask for what only a newer version knows: they are for its workers.
+        self._beyond: set[int] = set()
         #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
         self._writing: dict[int, float] = {}
 
@@ -122,7 +132,7 @@ class Runner:
                 self._database,
                 lambda connection: shards.claim_next(
                     connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds,
-                    loaded=self._models.loaded(), ahead=ahead,
+                    loaded=self._models.loaded(), beyond=self._beyond, ahead=ahead,
                 ),
             )  # fmt: skip
             if claim is None:
@@ -132,6 +142,10 @@ class Runner:
                 return self._prepare(held)
             except ModelFault as fault:
                 self.fail_job(held, fault)
+            except NewerVersion as error:
+                log.warning("job left to newer workers", job=claim.job_key, why=str(error))
+                self._beyond.add(claim.job_key)
+                self.give_back(held)
             except NotFound:
                 self._heartbeat.drop(held)  # the job was deleted between the claim and now
             except DatabaseUnavailable:
@@ -149,7 +163,7 @@ class Runner:
         usage = Usage()
         claim = held.claim
         job = self._job(claim.job_key)
-        params = PARAMS[job.task].model_validate(dict(job.params))
+        params = stored_params(job.task, job.params)
         with usage.phase("load"):
             engine = self._models.get(job.model, job.task, params)
         with usage.phase("read"):
@@ -224,11 +238,11 @@ class Runner:
             self._try(lambda: transact(self._database, lambda connection: shards.release(connection, held.claim)))
             self._heartbeat.drop(held)
             return None
-        runtime = ready.engine.runtime
+        runtime = _runtime_of(ready)
         return Done(
             held=held, job=ready.job, params=ready.params, documents=ready.documents, kept=ready.kept,
             usage=ready.work.usage, runtime=runtime, results=ready.results,
-            keeping=None if ready.reuse is None else ready.reuse.keeping(ready.results, runtime),
+            keeping=None if ready.reuse is None else ready.reuse.keeping(ready.results, runtime or {}),
         )  # fmt: skip
 
     def save(self, done: Done) -> None:
@@ -266,6 +280,9 @@ class Runner:
                 metrics.evaluate(self._database, done.job.key)
         except LeaseLost as error:
             log.info("shard not written", shard=held.claim.key, why=str(error))
+        except DatabaseUnavailable as error:
+            log.warning("shard not written", shard=held.claim.key, why=str(error))
+            self.give_back(held)  # nothing is wrong with it
         except Exception as error:  # noqa: BLE001 — whatever a model or a document does, the process goes on
             self.surrender(held, error)
         finally:
@@ -273,18 +290,21 @@ class Runner:
 
     def _referenced(self, done: Done) -> tuple[list[Document], int]:
         """The documents of a shard with the references in force, and their version: these may have been attached while it
-        ran. Should others come before it is written, the sweeper makes its statistics again."""
+        ran. Should others come before it is written, or should they not be readable now, the sweeper makes its statistics
+        again: the outputs are whole, and not to be run once more."""
         job = done.job
         if job.corpus_key is None:  # it was over a corpus that is gone by now: then the shard is, too
             return done.documents, 0
-        key = job.corpus_key
-        version = transact(
-            self._database, lambda connection: references.current(connection, key), patience=SAVE_PATIENCE_SECONDS
-        )
-        if version is None:
+        try:
+            with reading(self._database) as connection:
+                version = references.current(connection, job.corpus_key)
+            if version is None:
+                return done.documents, 0
+            found = references.attached(self._settings.data_dir, job.corpus_id, version, done.documents)
+            return list(found), version.version
+        except (OSError, CorpusmillError) as error:
+            log.warning("saved without the references in force", shard=done.held.claim.key, why=str(error))
             return done.documents, 0
-        found = references.attached(self._settings.data_dir, job.corpus_id, version, done.documents)
-        return list(found), version.version
 
     def fail_job(self, held: Held, fault: ModelFault) -> None:
         log.warning("job failed", job=held.claim.job_key, why=str(fault))
@@ -327,3 +347,11 @@ class Runner:
             work()
         except (DatabaseUnavailable, CorpusmillError) as error:
             log.warning("left to the sweeper", why=str(error))
+
+
+def _runtime_of(ready: Ready) -> dict[str, Any] | None:
+    """What shaped a shard's outputs. The engine's own word is of what it ran last, maybe for another job: of outputs that
+    are used again their scope says it, and those kept from before have their job's already."""
+    if ready.waiting:
+        return ready.engine.runtime
+    return dict(ready.reuse.scope.description["runtime"]) if ready.reuse is not None else None

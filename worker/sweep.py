@@ -24,7 +24,7 @@ from corpora import Store, remove_partials
 from corpusmill.documents import failed
 from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NotFound
 from corpusmill.settings import Settings
-from corpusmill.tasks import PARAMS
+from corpusmill.tasks import stored_params
 from db import corpora, files, idempotency, ingest, jobs, metrics, planning, rescoring, reuse, shards, workers
 from db.corpora import store_directory
 from db.engine import Connection, Engine, create_engine, reading, settle, transact
@@ -111,7 +111,7 @@ class Sweeper:
         document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
         message = f"The worker was lost {claim.losses} times with this document alone."
         result = failed(document, DocumentError(code="worker_lost", message=message, retryable=True))
-        params = PARAMS[job.task].model_validate(dict(job.params))
+        params = stored_params(job.task, job.params)
         partial = evaluation.partial_of(job.task, [result], [None], params)
         try:
             transact(
