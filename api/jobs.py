@@ -23,7 +23,14 @@ from api.idempotency import Idempotency, idempotency_of
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
 from api.views import etag_of, job_view, keyset_view, report_view
-from corpusmill.errors import BrokerUnavailable, DatabaseUnavailable, FieldFault, InvalidRequest, NotFound
+from corpusmill.errors import (
+    BrokerUnavailable,
+    CorpusmillError,
+    DatabaseUnavailable,
+    FieldFault,
+    InvalidRequest,
+    NotFound,
+)
 from corpusmill.ids import new_id
 from corpusmill.status import ENDED, Status
 from corpusmill.tasks import parse_params
@@ -197,8 +204,13 @@ def _evaluate(here: State, job: Job) -> None:
         behind = metrics.behind(connection, job)
     if job.evaluated and not (behind and rescoring.at_once(job)):
         return
-    if rescoring.bring_up_to_date(here.database, here.data_dir, job.key, seconds=_SCORING_SECONDS):
-        metrics.evaluate(here.database, job.key)
+    try:
+        if rescoring.bring_up_to_date(here.database, here.data_dir, job.key, seconds=_SCORING_SECONDS):
+            metrics.evaluate(here.database, job.key)
+    except DatabaseUnavailable:
+        raise
+    except (OSError, CorpusmillError) as error:  # a file that is gone or damaged: what was computed before still stands
+        log.warning("metrics stay as they are", job=job.id, why=str(error))
 
 
 def _live(here: State, job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from corpora.options import Limits, Options
 from corpora.readers import read
 from corpora.records import documents_of
 from corpora.reference_intake import merged, resolve
-from corpora.references import References, remove_references, write_references
+from corpora.references import References, remove_other_references, remove_references, write_references
 from corpora.store import Store
 from corpora.store_writer import StoreWriter, remove_partials, remove_store
 from corpora.summary import IngestSummary
@@ -29,6 +29,7 @@ __all__ = [
     "ingest",
     "merged",
     "read",
+    "remove_other_references",
     "remove_partials",
     "remove_references",
     "remove_store",

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +25,8 @@ from corpora.disk import full_disk_refused
 from corpusmill.documents import Document, Reference
 from corpusmill.errors import CorpusmillError, NotFound
 
+#: How the names of versions begin, as ids do.
+PREFIX = "references"
 _PAIR = np.dtype("<u8")
 _END = (1 << 64) - 1
 _AT_ONCE = 1_000
@@ -115,6 +119,14 @@ def remove_references(directory: Path, name: str) -> None:
     """Remove a version that nobody was told of."""
     for path in files_of(directory, name):
         path.unlink(missing_ok=True)
+
+
+def remove_other_references(directory: Path, name: str, *, older: float) -> None:
+    """Remove all versions but one whose files are older than so many seconds."""
+    for path in directory.glob(f"{PREFIX}_*"):
+        with suppress(FileNotFoundError):  # others remove it too
+            if path.stem != name and time.time() - path.stat().st_mtime > older:
+                path.unlink()
 
 
 def files_of(directory: Path, name: str) -> tuple[Path, Path]:

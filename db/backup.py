@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,15 +194,14 @@ def _take_file(source: Path, target: Path) -> bool:
 def _take_store(source: Path, target: Path) -> bool:
     known = target.exists()
     target.mkdir(exist_ok=True)
-    try:
+    with suppress(FileNotFoundError):
         # What was taken before may have got references since.
         for path in sorted(source.iterdir()):
-            if not (target / path.name).exists():
-                same_file(path, target / path.name)
-        # A corpus that is removed is renamed first: still here means that all of it was here.
-        whole = (source / "corpus.json").exists()
-    except FileNotFoundError:
-        whole = False
+            with suppress(FileNotFoundError):  # references that are no longer in force are removed
+                if not (target / path.name).exists():
+                    same_file(path, target / path.name)
+    # A corpus that is removed is renamed first: still here means that all of it was here.
+    whole = (source / "corpus.json").exists()
     if not whole and not known:
         shutil.rmtree(target)
     return whole or known

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from corpora import Encoding, Limits, References, Store, merged, remove_references, resolve, write_references
+from corpora import (
+    Encoding,
+    Limits,
+    References,
+    Store,
+    merged,
+    remove_other_references,
+    remove_references,
+    resolve,
+    write_references,
+)
 from corpusmill.documents import Document, Reference
 from corpusmill.errors import Conflict
 from corpusmill.ids import new_id
@@ -132,6 +142,20 @@ def add(connection: Connection, corpus_id: str, *, file: str, documents: int, sh
     made = current(connection, corpus.key)
     assert made is not None, "it was just written"
     return made
+
+
+def remove_superseded(database: Engine, data_dir: Path, *, older: float) -> None:
+    """Remove the files of versions that are no longer in force, and of those that nobody was told of, once both the files
+    and the version in force are `older` than so many seconds: until then somebody may be reading them."""
+    with reading(database) as connection:
+        rows = connection.execute(
+            select(corpora.c.id, corpus_references.c.file)
+            .join(corpora, corpora.c.key == corpus_references.c.corpus_key)
+            .where(corpus_references.c.version == corpora.c.references_version)
+            .where(corpus_references.c.created_at < db_now() - older)
+        ).all()
+    for corpus_id, file in rows:
+        remove_other_references(store_directory(data_dir, corpus_id), file, older=older)
 
 
 def _in_force(

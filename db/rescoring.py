@@ -18,8 +18,7 @@ from sqlalchemy import Connection, Engine, bindparam, select, update
 
 import evaluation
 from corpora import Store
-from corpusmill.documents import Result
-from corpusmill.errors import DocumentError, NotFound
+from corpusmill.errors import NotFound
 from corpusmill.shards import Slice
 from corpusmill.tasks import Task, stored_params
 from db import jobs as job_rows
@@ -98,7 +97,7 @@ def _rescore(engine: Engine, data_dir: Path, job: Job, shard: Any) -> None:
     read = Store(store_directory(data_dir, job.corpus_id)).documents(piece.start, piece.stop)
     documents = list(references.attached(data_dir, job.corpus_id, version, read))
     params = stored_params(job.task, job.params)
-    found = [_result(row) for row in rows]
+    found = [result_rows.result_of(row) for row in rows]
     statistics = evaluation.document_statistics(job.task, documents, found, params)
     partial = evaluation.partial_of(job.task, found, statistics, params)
     values: dict[str, Any] = {"references_version": version.version}
@@ -125,10 +124,3 @@ def _rescore(engine: Engine, data_dir: Path, job: Job, shard: Any) -> None:
             )
 
     transact(engine, write)
-
-
-def _result(row: result_rows.ResultRow) -> Result:
-    if row.status == "succeeded":
-        return result_rows.result_of(row)
-    error = DocumentError(code="internal", message="")  # which it was is no matter to metrics
-    return Result(position=row.position, document_id=row.document_id, error=error)

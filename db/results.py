@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, exc, func, select
 
 from corpusmill.documents import Result
+from corpusmill.errors import DocumentError
 from corpusmill.shards import Slice
 from db.tables import results
 
@@ -57,11 +58,12 @@ def row_of(result: Result, statistics: Mapping[str, Any] | None) -> ResultRow:
 
 
 def result_of(row: ResultRow) -> Result:
-    """The result that a succeeded document's row was made of."""
+    """The result that a row was made of."""
     return Result(
         position=row.position,
         document_id=row.document_id,
-        output=dict(row.output or {}),
+        output=None if row.status == "failed" else dict(row.output or {}),
+        error=DocumentError(**row.error) if row.error else None,
         n_tokens=row.n_tokens,
         n_segments=row.n_segments,
         truncated=row.truncated,

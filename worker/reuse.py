@@ -35,19 +35,17 @@ _SOURCES = (
     "worker/engines/**/*.py", "worker/models/*.py", "worker/segments.py", "worker/device.py", "catalog/*.py",
     "corpusmill/documents.py", "corpusmill/models.py", "corpusmill/prompts.py", "corpusmill/tasks.py", "corpusmill/texts.py",
 )  # fmt: skip
-#: What of a runtime says how a job went, and what is only said beforehand.
-_ASIDE = frozenset({"agreement", "sampling"})
+#: What of a runtime says how a job went.
+_ASIDE = frozenset({"agreement"})
 
 
-def scope_of(job: Job, params: Params, engine: Engine[Any]) -> Scope | None:
-    """All that shapes the outputs of a job on an engine, besides the texts; None where outputs are never used again.
+def scope_of(job: Job, params: Params, engine: Engine[Any]) -> Scope:
+    """All that shapes the outputs of a job on an engine, besides the texts.
 
-    These are sampled ones without a seed, which are wanted anew each time. The tokenizer, the labels, the generation
-    settings and the chat template are files of the model, and the revision is theirs.
+    What is drawn at random is drawn with a seed, the job's or 0, and each document by itself. The tokenizer, the labels, the
+    generation settings and the chat template are files of the model, and the revision is theirs.
     """
     runtime = engine.runtime_for(params) if isinstance(engine, RuntimeForParams) else engine.runtime
-    if runtime.get("sampling") and getattr(params, "seed", None) is None:
-        return None
     description = {
         "task": str(job.task),
         "model": job.model.id,

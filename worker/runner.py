@@ -186,9 +186,9 @@ class Runner:
 
     def _reuse(self, job: Job, params: Params, engine: Engine[Any], documents: list[Document]) -> Reuse | None:
         """What is kept of the documents' texts, where the job asks for that."""
-        scope = scope_of(job, params, engine) if job.reuse and documents else None
-        if scope is None:
+        if not job.reuse or not documents:
             return None
+        scope = scope_of(job, params, engine)
         return look_up(self._database, scope, documents, stale=self._settings.reuse_noted_seconds)
 
     def _documents(self, job: Job, piece: Slice) -> list[Document]:

@@ -22,13 +22,26 @@ import evaluation
 from broker.doorbell import Doorbell
 from corpora import Store, remove_partials
 from corpusmill.documents import failed
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NotFound
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost
 from corpusmill.settings import Settings
 from corpusmill.tasks import stored_params
-from db import corpora, files, idempotency, ingest, jobs, metrics, planning, rescoring, reuse, shards, workers
+from db import (
+    corpora,
+    files,
+    idempotency,
+    ingest,
+    jobs,
+    metrics,
+    planning,
+    references,
+    rescoring,
+    reuse,
+    shards,
+    workers,
+)
 from db.corpora import store_directory
 from db.engine import Connection, Engine, create_engine, reading, settle, transact
-from db.results import row_of
+from db.results import ResultRow, kept, result_of, row_of
 from db.shards import Claim, Expired
 from pipeline.parts import real_parts
 from pipeline.running import Runner
@@ -44,6 +57,8 @@ _RESCORING_SECONDS = 2.0
 #: Slices of the kept outputs that are looked through at once: with all of them a round takes not quite three hours.
 _SLICES_AT_ONCE = 16
 _RUNS_SECONDS = 1.0
+#: What keeps a job's metrics from being made is a file that is gone or damaged as a rule: no matter of seconds.
+_SPOILED_SECONDS = 600.0
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -59,6 +74,8 @@ class Sweeper:
     _ingests: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _tidied: float = 0.0
     _slice: int = 0
+    #: Jobs whose metrics cannot be made now, and when that is tried again, as `time.monotonic()`.
+    _spoiled: dict[int, float] = field(default_factory=dict)
     #: Until then nothing is taken from anybody; infinite while the database does not answer. As `time.monotonic()`.
     _patient_until: float = 0.0
 
@@ -108,17 +125,21 @@ class Sweeper:
     def _blame(self, claim: Claim) -> None:
         with reading(self.database) as connection:
             job = jobs.by_key(connection, claim.job_key)
-        document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
-        message = f"The worker was lost {claim.losses} times with this document alone."
-        result = failed(document, DocumentError(code="worker_lost", message=message, retryable=True))
-        params = stored_params(job.task, job.params)
-        partial = evaluation.partial_of(job.task, [result], [None], params)
+            before = kept(connection, claim.job_key, claim.slice) if claim.kept else []
+        rows: list[ResultRow] = []
+        if not before:  # else the document has its result, and the worker was lost with nothing left to run
+            document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
+            message = f"The worker was lost {claim.losses} times with this document alone."
+            rows = [row_of(failed(document, DocumentError(code="worker_lost", message=message, retryable=True)), None)]
+        whole = [*rows, *before]
+        partial = evaluation.partial_of(
+            job.task, [result_of(row) for row in whole], [row.statistics for row in whole],
+            stored_params(job.task, job.params),
+        )  # fmt: skip
         try:
             transact(
                 self.database,
-                lambda connection: shards.finish(
-                    connection, claim, rows=[row_of(result, None)], usage={}, partial=partial
-                ),
+                lambda connection: shards.finish(connection, claim, rows=rows, usage={}, partial=partial),
             )
         except LeaseLost:
             log.info("blame taken back", shard=claim.key)  # cancelled or deleted meanwhile
@@ -162,16 +183,25 @@ class Sweeper:
         until = time.monotonic() + _RESCORING_SECONDS
         with reading(self.database) as connection:
             left, running = metrics.unevaluated(connection), rescoring.behind(connection)
+        now = time.monotonic()
+        self._spoiled = {job_key: until for job_key, until in self._spoiled.items() if until > now}
         for job_key in [*left, *running]:
+            if job_key in self._spoiled:
+                continue
             try:
                 whole = rescoring.bring_up_to_date(
                     self.database, self.settings.data_dir, job_key, seconds=until - time.monotonic()
                 )
-            except NotFound as error:
-                log.warning("metrics stay as they are", job=job_key, why=str(error))
-                continue
-            if whole and job_key in left:
-                metrics.evaluate(self.database, job_key)
+                if whole and job_key in left:
+                    metrics.evaluate(self.database, job_key)
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:
+                expected = isinstance(error, CorpusmillError | OSError)
+                log.warning(
+                    "metrics stay as they are", job=job_key, why=str(error), exc_info=None if expected else error
+                )
+                self._spoiled[job_key] = now + _SPOILED_SECONDS
 
     def _retire(self) -> None:
         """Jobs and corpora whose time is over, with everything that belongs to them."""
@@ -195,6 +225,7 @@ class Sweeper:
         transact(self.database, idempotency.forget_old)
         self._forget_outputs()
         remove_partials(self.settings.data_dir / "corpora")
+        references.remove_superseded(self.database, self.settings.data_dir, older=files.ORPHAN_SECONDS)
         with reading(self.database) as connection:
             abandoned = corpora.abandoned(connection, older=files.ORPHAN_SECONDS)
         for corpus_id in abandoned:

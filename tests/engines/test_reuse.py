@@ -30,36 +30,18 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., loaded_cau
 
 
 def told(runtime: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in runtime.items() if name not in {"sampling", "agreement"}}
+    return {name: value for name, value in runtime.items() if name != "agreement"}
 
 
-@pytest.mark.parametrize(
-    ("generation", "sampling"),
-    [
-        ({"max_new_tokens": 6}, False),
-        ({"max_new_tokens": 6, "do_sample": True}, True),
-        ({"max_new_tokens": 6, "do_sample": True, "num_beams": 2}, True),
-    ],
-)
+@pytest.mark.parametrize("generation", [{}, {"do_sample": True}, {"do_sample": True, "num_beams": 2}])
 def test_a_translator_says_beforehand_how_it_will_run(
-    seq2seq: Callable[[str], loaded_seq2seq.Loaded], generation: dict[str, Any], sampling: bool
+    seq2seq: Callable[[str], loaded_seq2seq.Loaded], generation: dict[str, Any]
 ) -> None:
     engine = seq2seq("marian").another_engine()
-    params = TranslationParams(generation=Generation(**generation), seed=1)
+    params = TranslationParams(generation=Generation(**({"max_new_tokens": 6} | generation)), seed=1)
     before = engine.runtime_for(params)
     loaded_seq2seq.run(engine, documents_of(text(4, 4)), params)
     assert told(before) == told(engine.runtime)
-    assert before["sampling"] is sampling
-
-
-def test_a_model_that_samples_by_its_own_settings_is_known_to(
-    seq2seq: Callable[[str], loaded_seq2seq.Loaded], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loaded = seq2seq("marian")
-    monkeypatch.setattr(loaded.model.generation_config, "do_sample", True)
-    engine = loaded.another_engine()
-    assert engine.runtime_for(TranslationParams())["sampling"]
-    assert not engine.runtime_for(TranslationParams(generation=Generation(do_sample=False)))["sampling"]
 
 
 @pytest.mark.parametrize("generation", [{}, {"do_sample": True}, {"num_beams": 2}])
@@ -72,7 +54,6 @@ def test_a_causal_model_says_beforehand_how_it_will_run(
     before = engine.runtime_for(params)
     loaded_causal.run(engine, documents_of(words(5, 5)), params)
     assert told(before) == told(engine.runtime)
-    assert before["sampling"] is bool(chosen.do_sample)
 
 
 def test_an_engine_that_is_measured_says_the_same_without_its_agreement(

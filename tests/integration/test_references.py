@@ -93,6 +93,9 @@ class System:
     def sweep(self) -> None:
         Sweeper(settings=self.settings, database=self.database, doorbell=Doorbell(self.settings))._evaluate()
 
+    def folder(self, corpus: str) -> Path:
+        return corpora.store_directory(self.settings.data_dir, corpus)
+
     def metrics(self, job: str) -> tuple[dict[str, Any], Any, int]:
         """Metrics by name without those that tell how long it took, matrix, and version of the references."""
         shown = self.http.get(f"/api/v1/jobs/{job}/metrics").get_json()
@@ -205,6 +208,53 @@ def test_a_job_that_runs_is_held_against_references_that_come_meanwhile(system: 
     system.work()
     found, _, version = system.metrics(job)
     assert (found["accuracy"]["n"], version) == (25, 1)
+
+
+def test_a_shard_is_saved_though_the_references_cannot_be_read(system: System) -> None:
+    corpus = system.upload(plain())
+    job = system.submit(corpus)
+    system.attach(corpus, [{"id": f"d{number}", "reference": "1"} for number in range(25)])
+    index = next(system.folder(corpus).glob("references_*.index"))
+    kept = index.read_bytes()
+    index.unlink()
+    system.work()
+    with reading(system.database) as connection:
+        losses = connection.exec_driver_sql("SELECT state, losses, references_version FROM shards").all()
+    assert {tuple(each) for each in losses} == {("done", 0, 0)}
+    system.sweep()
+    found, _, version = system.metrics(job)  # what there is without them, and no error
+    assert ("accuracy" in found, version) == (False, 0)
+    index.write_bytes(kept)
+    found, _, version = system.metrics(job)
+    assert (found["accuracy"]["n"], version) == (25, 1)
+
+
+def test_a_job_whose_metrics_cannot_be_made_keeps_no_other_from_its_own(system: System) -> None:
+    spoiled, sound = (system.upload(plain()) for _ in range(2))
+    older, newer = system.submit(spoiled), system.submit(sound)
+    system.work()
+    for corpus in (spoiled, sound):
+        system.attach(corpus, [{"id": "d3", "reference": "1"}])
+    for index in system.folder(spoiled).glob("references_*.index"):
+        index.write_bytes(index.read_bytes()[:-8] + bytes(8))
+    system.sweep()
+    assert (system.version(older), system.version(newer)) == (0, 1)
+
+
+def test_versions_that_are_no_longer_in_force_leave_the_disk_after_a_while(system: System) -> None:
+    corpus = system.upload(plain())
+    for label in ("0", "1", "2"):
+        system.attach(corpus, [{"id": "d3", "reference": label}])
+    (system.folder(corpus) / "references_of_a_crash.jsonl").write_bytes(b"")
+    remove = references.remove_superseded
+    remove(system.database, system.settings.data_dir, older=3600.0)
+    assert len(list(system.folder(corpus).glob("references_*"))) == 7
+    remove(system.database, system.settings.data_dir, older=-1.0)
+    assert len(list(system.folder(corpus).glob("references_*"))) == 2
+    job = system.submit(corpus)
+    system.work()
+    found, _, version = system.metrics(job)
+    assert (found["accuracy"]["n"], version) == (1, 3)
 
 
 def test_what_a_retry_keeps_is_held_against_the_new_references_too(system: System) -> None:

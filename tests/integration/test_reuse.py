@@ -36,15 +36,14 @@ SCOPE = Scope(hash="a" * 64, description={"model": "echo", "task": "classificati
 class Counted:
     """Answers from the text alone, fails on texts that begin with `bad`, and remembers what went through it."""
 
-    def __init__(self, *, sampling: bool = False, version: str = "1") -> None:
+    def __init__(self, *, version: str = "1") -> None:
         self.weight_bytes = 0
         self.runtime: dict[str, Any] = {"engine": "counted", "version": version}
         self.seen: list[str] = []
         self.bad = True
-        self._sampling = sampling
 
     def runtime_for(self, params: Params) -> dict[str, Any]:
-        return {**self.runtime, "sampling": self._sampling}
+        return self.runtime
 
     def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> Sequence[Document]:
         return documents
@@ -234,13 +233,23 @@ def test_a_second_text_is_a_part_of_the_text(house: House) -> None:
     assert len({text_hash("a", "b"), text_hash("ab"), text_hash("ab", ""), text_hash("", "ab"), text_hash("a\1b")}) == 5
 
 
-def test_sampled_outputs_without_a_seed_are_never_used_again(house: House) -> None:
-    engine = Counted(sampling=True)
-    for params, again in (({}, 2), ({"seed": 3}, 0)):
-        for _ in range(2):
+def test_another_seed_makes_another_scope(house: House) -> None:
+    engine = Counted()
+    for params in ({}, {"seed": 3}):
+        for ran in (2, 0):
             house.job(["a", "b"], task=Task.SUMMARIZATION, params=params)
-            ran = house.run(engine)
-        assert len(ran) == again
+            assert len(house.run(engine)) == ran
+
+
+def test_a_job_that_runs_nothing_says_what_shaped_the_outputs_that_it_uses_and_not_what_ran_last(house: House) -> None:
+    engine = Counted()
+    house.job(["a", "b"])
+    house.run(engine)
+    engine.runtime["agreement"] = {"labels": 0.5}  # of another job that went through the same engine meanwhile
+    job_id = house.job(["a", "b"])
+    assert house.run(engine) == []
+    with reading(house.database) as connection:
+        assert jobs.get(connection, job_id).runtime == {"engine": "counted", "version": "1"}
 
 
 def test_an_engine_that_goes_another_way_in_the_middle_leaves_nothing(house: House) -> None:

@@ -20,6 +20,7 @@ from db import corpora, jobs, results, shards
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import Selection
 from db.workers import Description
+from tests.integration.test_races import sweep
 from worker.engines.base import More, Step, Usage, Work
 from worker.heartbeat import Heartbeat
 from worker.runner import Runner
@@ -242,3 +243,19 @@ def test_what_nobody_foresaw_charges_a_loss_to_each_shard_that_was_in_the_model(
     serve(runner(database, tmp_path, engine))
     transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
     assert losses(database) == [1, 1, 0, 0]
+
+
+def test_a_document_that_has_its_result_is_not_blamed_for_the_worker_that_was_lost_with_it(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    serve(runner(database, tmp_path, Recorder(database)))
+    with database.begin() as connection:  # as a retry opens it, and two losses of its other documents halve it
+        connection.exec_driver_sql(
+            "UPDATE shards SET stop = 1, state = 'running', losses = 9, lease_until = 0, succeeded = 1 WHERE start = 0"
+        )
+        connection.exec_driver_sql("UPDATE jobs SET outcome = NULL, summary = NULL")
+    sweep(database, tmp_path)
+    assert labels(database, job) == {place: f"d{place}" for place in range(DOCUMENTS)}
+    with reading(database) as connection:
+        state = connection.exec_driver_sql("SELECT state, succeeded, failed FROM shards WHERE start = 0").one()
+    assert tuple(state) == ("done", 1, 0)

@@ -107,7 +107,7 @@ class RuntimeForParams(Protocol):
     """An engine whose way of running, and so its `runtime`, depends on the parameters."""
 
     def runtime_for(self, params: Params) -> dict[str, Any]:
-        """The `runtime` of a job with these parameters, before it runs; `sampling` says whether outputs are drawn.
+        """The `runtime` of a job with these parameters, before it runs.
 
         Raises ModelFault, as `prepare` does.
         """

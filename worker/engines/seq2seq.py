@@ -100,7 +100,7 @@ class Seq2SeqEngine:
             return self._runtime
         _, settings = self._settings(params)
         _, fallback = self._rules(settings)
-        return {**self._runtime_with(fallback), "sampling": settings.seed is not None}
+        return self._runtime_with(fallback)
 
     def _settings(self, params: SummarizationParams | TranslationParams) -> tuple[Direction, generation.Settings]:
         direction = direction_of(params, self._info.id, self._model, self._tokenizer, self._encoder.frame)

@@ -90,7 +90,7 @@ class TextEngine:
         if not isinstance(params, SummarizationParams | TranslationParams):
             return self.runtime
         _, settings = self._settings(params)
-        return {**self._runtime_under(settings), "sampling": settings.seed is not None}
+        return self._runtime_under(settings)
 
     def _runtime_under(self, settings: Settings) -> dict[str, Any]:  # noqa: ARG002 — a subclass may go several ways
         return self.runtime
