@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,15 +122,18 @@ def delete(path: SchedulePath) -> Response:
     """Delete a schedule with its runs and its ledger
 
     Jobs of runs that have not ended are cancelled; jobs that have ended stay, and so does what the sinks hold."""
+    here = state()
+    with reading(here.database) as connection:
+        schedule = rows.get(connection, path.schedule_id)
 
     def write(connection: Connection) -> None:
-        schedule = rows.get(connection, path.schedule_id)
         for job_id in rows.jobs_of_unfinished(connection, schedule.key):
             if jobs.get(connection, job_id).status not in ENDED:
                 jobs.request_cancel(connection, job_id)
-        rows.remove(connection, path.schedule_id)
+        with suppress(NotFound):  # it was there: this is a repetition after a lost answer, or somebody else was faster
+            rows.remove(connection, path.schedule_id)
 
-    transact(state().database, write)
+    transact(here.database, write)
     return Response(status=204)
 
 
@@ -142,12 +146,13 @@ def run(path: SchedulePath) -> Response:
     once = _once()
     if once is not None and (first := _first_answer(here, once)) is not None:
         return answer(first, 202)
-    mark = new_id("run")  # stands for the run in the key's row, so that a repetition of the transaction is known
+    run_id = new_id("run")
 
     def write(connection: Connection) -> dict[str, Any] | None:
-        if once is not None and not _is_first(connection, once, mark):
+        if once is not None and not _is_first(connection, once, run_id):
             return None
-        view = run_view(runs.get(connection, run_now(connection, path.schedule_id)))
+        run_now(connection, path.schedule_id, run_id)
+        view = run_view(runs.get(connection, run_id))
         if once is not None:
             keys.keep_answer(connection, once.key, view)
         return view

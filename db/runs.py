@@ -77,15 +77,22 @@ _READ = select(
 
 
 def fire(
-    connection: Connection, schedule: Schedule, fire_time: float, trigger: Trigger, *, status: RunStatus = "waiting"
+    connection: Connection,
+    schedule: Schedule,
+    fire_time: float,
+    trigger: Trigger,
+    *,
+    status: RunStatus = "waiting",
+    run_id: str | None = None,
 ) -> str | None:
-    """A run for a slot, or None where the slot has one: of any number of tickers one writes it. Returns its id."""
+    """A run for a slot, or None where the slot has one: of any number of tickers one writes it. Returns its id, which is
+    `run_id` where it is given."""
     dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     ended = None if status in UNFINISHED else db_now()
     row = (
         dialect.insert(runs)
         .values(
-            id=new_id("run"), schedule_key=schedule.key, fire_time=fire_time, trigger=trigger, status=status,
+            id=run_id or new_id("run"), schedule_key=schedule.key, fire_time=fire_time, trigger=trigger, status=status,
             stage="read", definition=schedule.definition.model_dump(mode="json"), created_at=db_now(),
             finished_at=ended,
         )
@@ -96,10 +103,15 @@ def fire(
     return written
 
 
-def fire_now(connection: Connection, schedule: Schedule) -> str | None:
-    """A run by hand at this moment, to the millisecond, or None where that moment has one. Returns its id."""
+def fire_now(connection: Connection, schedule: Schedule, run_id: str) -> bool:
+    """A run by hand at this moment, to the millisecond. Returns whether it was written: that moment may have one."""
     moment = round(float(connection.execute(select(db_now())).scalar_one()), 3)
-    return fire(connection, schedule, moment, "manual")
+    return fire(connection, schedule, moment, "manual", run_id=run_id) is not None
+
+
+def is_there(connection: Connection, run_id: str) -> bool:
+    """Whether there is a run with that id."""
+    return connection.scalar(select(runs.c.key).where(runs.c.id == run_id)) is not None
 
 
 def get(connection: Connection, run_id: str) -> Run:

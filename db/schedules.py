@@ -53,8 +53,8 @@ def create(connection: Connection, *, id: str, definition: ScheduleDefinition, n
 def change(
     connection: Connection, schedule: Schedule, definition: ScheduleDefinition, *, next_fire_at: float | None
 ) -> None:
-    """Put another definition in place; another source is read from its beginning. Raises Conflict where the name is taken,
-    or the schedule was changed meanwhile."""
+    """Put another definition in place; another source is read from its beginning. Repeated, it changes nothing. Raises
+    Conflict where the name is taken, or the schedule was changed meanwhile."""
     position = schedule.position if definition.source == schedule.definition.source else None
     written = _write(
         connection,
@@ -69,7 +69,10 @@ def change(
         ),
         definition.name,
     )
-    if not written.rowcount:
+    if written.rowcount:
+        return
+    there = get(connection, schedule.id)
+    if (there.revision, there.definition) != (schedule.revision + 1, definition):
         raise Conflict(f"The schedule {schedule.id} was changed meanwhile: look at it again.")
 
 

@@ -96,9 +96,11 @@ def _write(connection: Connection, schedule: Schedule, slots: list[float], trigg
     return fired
 
 
-def run_now(connection: Connection, schedule_id: str) -> str:
-    """A run by hand, beside the clock. Returns its id. Raises NotFound, and Conflict where another has not ended and the
-    schedule's policy is to skip."""
+def run_now(connection: Connection, schedule_id: str, run_id: str) -> None:
+    """A run by hand, beside the clock; repeating it with the same id changes nothing. Raises NotFound, and Conflict where
+    another has not ended and the schedule's policy is to skip."""
+    if runs.is_there(connection, run_id):
+        return
     schedule = schedules.locked(connection, schedules.get(connection, schedule_id).key)
     assert schedule is not None, "it was just read in this transaction"
     busy = runs.unfinished(connection, schedule_key=schedule.key)
@@ -106,10 +108,8 @@ def run_now(connection: Connection, schedule_id: str) -> str:
         raise Conflict(f"The run {busy[0]} of this schedule has not ended, and its overlap is `skip`.")
     if busy and schedule.definition.overlap == "cancel":
         runs.request_cancel(connection, schedule.key)
-    run_id = runs.fire_now(connection, schedule)
-    if run_id is None:
+    if not runs.fire_now(connection, schedule, run_id):
         raise Conflict("Another run of this schedule was asked for at the same moment: try again.")
-    return run_id
 
 
 def next_fire(definition: ScheduleDefinition, after: float) -> float:

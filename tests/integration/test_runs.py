@@ -490,9 +490,9 @@ def test_a_run_that_the_clock_fired_keeps_to_its_window_and_one_by_hand_does_not
     world.work()
     moment[0] = MIDNIGHT + 30.5 * 3600
     assert step().status == "succeeded"
-    by_hand = transact(world.database, lambda connection: run_now(connection, schedule.id))
+    transact(world.database, lambda connection: run_now(connection, schedule.id, "run_by_hand"))
     world.shelf.documents = {"a": "two"}
-    assert world.finish(by_hand).status == "succeeded"
+    assert world.finish("run_by_hand").status == "succeeded"
 
 
 def test_a_run_that_waits_for_its_window_has_read_nothing(world: World) -> None:
@@ -574,10 +574,10 @@ def test_a_run_by_hand_beside_one_that_has_not_ended_is_dealt_with_as_the_schedu
     tick(world.database, at=MIDNIGHT)
     if refused:
         with pytest.raises(Conflict, match="has not ended"):
-            transact(world.database, lambda connection: run_now(connection, schedule.id))
+            transact(world.database, lambda connection: run_now(connection, schedule.id, "run_by_hand"))
     else:
-        by_hand = transact(world.database, lambda connection: run_now(connection, schedule.id))
-        assert world.run(by_hand).trigger == "manual"
+        transact(world.database, lambda connection: run_now(connection, schedule.id, "run_by_hand"))
+        assert world.run("run_by_hand").trigger == "manual"
 
 
 def test_a_name_is_taken_once_and_a_change_that_comes_second_is_refused(world: World) -> None:
@@ -585,8 +585,9 @@ def test_a_name_is_taken_once_and_a_change_that_comes_second_is_refused(world: W
     with pytest.raises(Conflict, match="named 'nights'"):
         world.schedule()
     for refused in (False, True):
-        change = lambda connection: schedules.change(  # noqa: E731
-            connection, schedule, schedule.definition, next_fire_at=None
+        other = schedule.definition.model_copy(update={"enabled": refused})
+        change = lambda connection, other=other: schedules.change(  # noqa: E731
+            connection, schedule, other, next_fire_at=None
         )
         if refused:
             with pytest.raises(Conflict, match="changed meanwhile"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import event
 
 from api.app import create_app
 from corpusmill.settings import Settings
@@ -157,6 +158,61 @@ def test_runs_come_in_pages_newest_first(http: FlaskClient, database: Engine) ->
         cursor = page["next_cursor"]
     assert found == [f"1970-01-0{day}" for day in (5, 4, 3, 2, 1)]
     assert cursor is None
+
+
+@pytest.fixture
+def lose_commit(http: FlaskClient) -> Callable[[], None]:
+    """Makes the API lose the database's answer to the next writing transaction, which is committed."""
+    application: Any = http.application
+    database: Engine = application.extensions["corpusmill"].database
+    dialect: Any = database.dialect
+    commit = dialect.do_commit
+    armed = [False, False]  # by the test; and within a commit of what it is for
+
+    def begins(connection: Any) -> None:
+        armed[1] = armed[0] and bool(connection.get_execution_options().get("corpusmill_writes"))
+
+    def lost(connection: Any) -> None:
+        commit(connection)
+        if armed[1]:
+            armed[:] = [False, False]
+            raise dialect.dbapi.OperationalError("the connection is lost")
+
+    def arm() -> None:
+        armed[0] = True
+
+    event.listen(database, "commit", begins)
+    dialect.do_commit = lost
+    return arm
+
+
+def test_a_change_whose_commit_lost_its_answer_is_made_once(http: FlaskClient, lose_commit: Callable[[], None]) -> None:
+    schedule = made(http)
+    lose_commit()
+    changed = http.patch(f"/api/v1/schedules/{schedule['id']}", json={"enabled": False})
+    assert changed.status_code == 200, changed.get_json()
+    assert (changed.get_json()["revision"], changed.get_json()["enabled"]) == (2, False)
+
+
+def test_a_deletion_whose_commit_lost_its_answer_is_done(http: FlaskClient, lose_commit: Callable[[], None]) -> None:
+    schedule = made(http)
+    lose_commit()
+    assert http.delete(f"/api/v1/schedules/{schedule['id']}").status_code == 204
+    assert http.delete(f"/api/v1/schedules/{schedule['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "cancel"])
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "now"}])
+def test_a_run_by_hand_whose_commit_lost_its_answer_is_started_once(
+    http: FlaskClient, lose_commit: Callable[[], None], overlap: str, headers: dict[str, str]
+) -> None:
+    schedule = made(http, overlap=overlap)
+    lose_commit()
+    started = http.post(f"/api/v1/schedules/{schedule['id']}/run", headers=headers)
+    assert started.status_code == 202, started.get_json()
+    assert runs_of(http, schedule) == [started.get_json()]
+    [run] = runs_of(http, schedule)
+    assert run["status"] == "waiting"
 
 
 def test_what_is_not_there_is_404_in_every_way(http: FlaskClient) -> None:
