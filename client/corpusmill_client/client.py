@@ -7,7 +7,6 @@ Knows the endpoints that make things, and what a source may be. Must not know by
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from os import PathLike
@@ -75,8 +74,9 @@ class Client:
         """Uploads a corpus in blocks, whatever its size: a path, an open file, or an iterable of texts or mappings.
 
         The format is `format` or the extension: .jsonl .ndjson .csv .tsv .parquet .txt .zip, each also with .gz or
-        .zst. An upload that breaks off before its end is sent again; one that may have arrived is not, and raises
-        ConnectionFailed. The corpus may be `validating` or `rejected` when this returns.
+        .zst. An upload that breaks off is sent again where its source can be read twice, under the same key, so that
+        there is one corpus; what can be read only once is not, and raises ConnectionFailed. The corpus may be
+        `validating` or `rejected` when this returns.
         """
         content = content_of(source, format, text_field)
         data = self._transport.parsed(
@@ -90,8 +90,10 @@ class Client:
                     "id_field": id_field,
                     "reference_field": reference_field,
                 },
-                headers=content.headers | {"Idempotency-Key": str(uuid.uuid4())},
+                headers=content.headers,
                 body=lambda: UploadBody(content, progress),
+                once=True,
+                repeatable=content.again,
                 read=900.0,
             ),
             having="id",
@@ -191,8 +193,7 @@ class Client:
 
     def create_schedule(self, definition: Mapping[str, Any]) -> Schedule:
         """Makes a schedule of a definition: name, cron, source, job, sinks, as the HTTP contract has them."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        data = self._transport.json("POST", "/schedules", json=dict(definition), headers=headers, having="id")
+        data = self._transport.json("POST", "/schedules", json=dict(definition), once=True, having="id")
         return Schedule(self._transport, data)
 
     def schedule(self, id: str) -> Schedule:
@@ -209,8 +210,7 @@ class Client:
 
     def _create(self, request: Mapping[str, Any]) -> Job:
         body = {name: value for name, value in request.items() if value is not None}
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return Job(self._transport, self._transport.json("POST", "/jobs", json=body, headers=headers, having="id"))
+        return Job(self._transport, self._transport.json("POST", "/jobs", json=body, once=True, having="id"))
 
 
 def _is_documents(source: Any) -> TypeGuard[Iterable[Any]]:

@@ -76,6 +76,9 @@ class WaitTimeout(CorpusmillError, TimeoutError):
     """A job had not ended within the time that was given to `wait`; it goes on."""
 
 
+#: Of something new, whose answer was lost.
+UNKNOWN_OUTCOME = "It may or may not have been accepted: look before sending it again."
+
 _MEND = {
     401: "Set CORPUSMILL_API_KEY to the key of this server.",
     403: "Reach the server by the address and name that it was started with.",
@@ -123,5 +126,5 @@ def unreachable(url: str, reason: str) -> ConnectionFailed:
 
 def broken_off(where: str, reason: str, *, repeatable: bool) -> ConnectionFailed:
     """The error for a connection that was lost under way; `repeatable`: sending it again is harmless."""
-    advice = "Try again." if repeatable else "It may or may not have been accepted: look before sending it again."
+    advice = "Try again." if repeatable else UNKNOWN_OUTCOME
     return ConnectionFailed(f"{where}: the connection was lost ({reason}). {advice}", code="connection_lost")

@@ -5,7 +5,6 @@ Knows their endpoints and shapes. Must not know how requests are repeated (`tran
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -138,8 +137,7 @@ class Schedule(Resource):
 
     def run(self) -> Run:
         """Starts a run now, beside the clock."""
-        headers = {"Idempotency-Key": str(uuid.uuid4())}
-        data = self._transport.json("POST", f"{self._path}/run", headers=headers, having="id")
+        data = self._transport.json("POST", f"{self._path}/run", once=True, having="id")
         return Run(self._transport, data)
 
     def runs(self, limit: int | None = None) -> Iterator[Run]:

@@ -1,7 +1,8 @@
 """Requests and answers: addresses, the key, time limits, back-off, and which requests may be sent again.
 
 Knows HTTP and Corpusmill's problem answers. Must not know corpora or jobs. A request is sent again only where that
-cannot create anything twice: it changes nothing, or asks for the same end, or never reached the server whole.
+cannot create anything twice: it changes nothing, or asks for the same end, or never reached the server whole, or has an
+`Idempotency-Key`, under which the server makes one thing and gives a repetition its first answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from corpusmill_client.errors import CorpusmillError, broken_off, refusal, unreachable
+from corpusmill_client.errors import UNKNOWN_OUTCOME, CorpusmillError, broken_off, refusal, unreachable
 
 __version__ = "0.1.0"
 
@@ -57,7 +59,7 @@ def address(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try without an answer to use: its error (given whether sending again is harmless) and when to try again."""
+    """A try without an answer to use: its error (given whether the caller may send it again) and when to try again."""
 
     error: Callable[[bool], CorpusmillError]
     cause: Exception | None
@@ -100,11 +102,12 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         json: Any = None,
         headers: Mapping[str, str] | None = None,
+        once: bool = False,
         repeatable: bool | None = None,
         having: str | None = None,
     ) -> Any:
         """The JSON of an answer; see `send` and `parsed`."""
-        response = self.send(method, path, params=params, json=json, headers=headers, repeatable=repeatable)
+        response = self.send(method, path, params=params, json=json, headers=headers, once=once, repeatable=repeatable)
         return self.parsed(response, having)
 
     def delete(self, path: str) -> None:
@@ -139,6 +142,7 @@ class Transport:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Body] | None = None,
+        once: bool = False,
         repeatable: bool | None = None,
         patience: float | None = None,
         read: float = 60.0,
@@ -146,11 +150,15 @@ class Transport:
     ) -> httpx2.Response:
         """The answer to a request, sent again with back-off for `patience` seconds where that is safe.
 
-        `repeatable` says that sending it twice does no harm (default: what is no POST). `body` is called for each try;
-        one whose body is not spent may be repeated whatever the method. `read` is the time limit for the answer to
-        begin, in seconds. Raises CorpusmillError for every answer that is no success and no 304.
+        `once` gives it an `Idempotency-Key`, the same in every try. `repeatable` says that sending it twice does no harm
+        (default: what is no POST, or has such a key). `body` is called for each try; one whose body is not spent may be
+        repeated whatever the method. `read` is the time limit for the answer to begin, in seconds. Raises
+        CorpusmillError for every answer that is no success and no 304.
         """
-        may_repeat = method != "POST" if repeatable is None else repeatable
+        may_repeat = method != "POST" or once if repeatable is None else repeatable
+        if once:
+            headers = {**(headers or {}), "Idempotency-Key": str(uuid.uuid4())}
+        doubtful = False  # whether a try that makes something may have arrived, and its answer was lost
         deadline: float | None = None
         attempt = 0
         while True:
@@ -167,9 +175,14 @@ class Transport:
             answer = self._try(request, stream=stream)
             if isinstance(answer, httpx2.Response):
                 return answer
-            harmless = may_repeat or answer.unsent or (content is not None and not content.spent)
-            failure = answer.error(harmless)
+            whole = not (answer.unsent or (content is not None and not content.spent))
+            doubtful = doubtful or (once and whole and answer.cause is not None)
+            harmless = may_repeat or not whole
+            # the key is this call's alone: the caller's next one has another
+            failure = answer.error(harmless and not doubtful)
             failure.tried = attempt
+            if doubtful and failure.passing and UNKNOWN_OUTCOME not in failure.detail:
+                failure.detail += f" An earlier try was cut off. {UNKNOWN_OUTCOME}"
             if not (harmless and failure.passing):
                 raise failure from answer.cause
             now = time.monotonic()

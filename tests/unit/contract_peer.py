@@ -46,6 +46,16 @@ class Seen:
 
 
 @dataclass
+class Once:
+    """What came with an Idempotency-Key, and the first answer to it."""
+
+    request: tuple[str, dict[str, str], bytes]
+    status: int
+    data: Any
+    headers: dict[str, str]
+
+
+@dataclass
 class Peer:
     """The server; `url` is its address and `seen` what it was asked."""
 
@@ -61,6 +71,9 @@ class Peer:
     faults: list[tuple[str, str, str]] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=lambda: {"metrics": [], "confusion_matrix": None})
     references: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nights: list[dict[str, Any]] = field(default_factory=list)
+    once: dict[str, Once] = field(default_factory=dict)
 
     def start(self) -> Peer:
         self._server = _Server((self.host, self.port), _Handler)
@@ -218,11 +231,15 @@ class _Handler(BaseHTTPRequestHandler):
                 if self._fault(fault[2], seen):
                     return
                 break
+        self._carry_out(seen)
+
+    def _carry_out(self, seen: Seen) -> None:
+        peer = self.server.peer
         seen.body = b"".join(self._body())
         if peer.key and seen.headers.get("authorization") != f"Bearer {peer.key}":
             self._problem(401, "unauthorized", "This server needs a key.")
             return
-        getattr(self, f"_{self.command.lower()}")(parts.path.removeprefix("/api/v1/").split("/"), seen)
+        getattr(self, f"_{self.command.lower()}")(seen.path.removeprefix("/api/v1/").split("/"), seen)
 
     def _fault(self, how: str, seen: Seen) -> bool:
         """Whether the fault is all the answer there is."""
@@ -233,9 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif how == "lose the answer":  # the request is carried out, its answer is lost
             real, self.wfile = self.wfile, io.BytesIO()
-            self._serve()
+            self._carry_out(seen)
             self.wfile = real
-            self.server.peer.seen.pop()
             self.close_connection = True
         elif how == "refuse early":
             self._problem(413, "too_large", "The upload is larger than this server takes (1 KiB).")
@@ -300,18 +316,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, parts: list[str], seen: Seen) -> None:
         peer = self.server.peer
-        if parts == ["corpora"]:
+        first = peer.once.get(seen.headers.get("idempotency-key", ""))
+        if first is not None and first.request != (seen.path, seen.query, seen.body):
+            self._problem(422, "idempotency_key_reused", "This Idempotency-Key came with another request before.")
+        elif first is not None:
+            self._json(first.status, first.data, **first.headers)
+        elif parts == ["corpora"]:
             lines = list(_lines(seen)) if "content-encoding" not in seen.headers else [{"text": "packed"}]
             fields = {name: seen.query[name] for name in ("name", "text_field") if name in seen.query}
-            self._json(201, peer.add_corpus(lines, bytes=len(seen.body), **fields))
+            self._made(seen, 201, peer.add_corpus(lines, bytes=len(seen.body), **fields))
         elif parts == ["jobs"]:
-            self._create(json.loads(seen.body))
+            self._create(seen)
+        elif parts == ["schedules"]:
+            id = f"sched_{len(peer.schedules)}"
+            peer.schedules[id] = {"id": id, **json.loads(seen.body)}
+            self._made(seen, 201, peer.schedules[id])
+        elif parts[0] == "schedules":
+            peer.nights.append({"id": f"run_{len(peer.nights)}", "schedule": parts[1], "status": "waiting"})
+            self._made(seen, 202, peer.nights[-1])
         else:
             peer.move(parts[1], parts[2])
             self._json(202, peer.job(parts[1]))
 
-    def _create(self, body: dict[str, Any]) -> None:
-        peer = self.server.peer
+    def _made(self, seen: Seen, status: int, data: Any, **headers: str) -> None:
+        if key := seen.headers.get("idempotency-key"):
+            self.server.peer.once[key] = Once((seen.path, seen.query, seen.body), status, data, headers)
+        self._json(status, data, **headers)
+
+    def _create(self, seen: Seen) -> None:
+        peer, body = self.server.peer, json.loads(seen.body)
         if unknown := body.keys() - KNOWN_JOB_FIELDS:
             faults = [{"pointer": f"/{name}", "message": "Unknown field."} for name in unknown]
             self._problem(422, "invalid_request", "The request is not valid.", faults)
@@ -324,7 +357,7 @@ class _Handler(BaseHTTPRequestHandler):
             corpus = body.pop("corpus", None) or peer.add_corpus(body.pop("documents"))["id"]
             body["model"] = {"id": body["model"], "revision": body.pop("revision", "1")}
             job = peer.add_job(corpus, **body)
-            self._json(202, peer.job(job["id"]), Location=f"/api/v1/jobs/{job['id']}")
+            self._made(seen, 202, peer.job(job["id"]), Location=f"/api/v1/jobs/{job['id']}")
 
     def _put(self, parts: list[str], seen: Seen) -> None:
         """References of a corpus: whatever ids they name."""

@@ -75,26 +75,39 @@ def test_a_question_is_given_up_when_patience_ends(client: Client, peer: Peer, m
     assert refused.value.code == "database_unavailable"
 
 
-@pytest.mark.parametrize("how", ["hang up", "lose the answer", "503", "html", "500"])
-def test_a_job_that_may_have_been_created_is_never_submitted_again(client: Client, peer: Peer, how: str) -> None:
-    peer.misbehave("POST", "/jobs", how)
+@pytest.mark.parametrize("how", ["hang up", "lose the answer", "503", "429", "html"])
+def test_a_job_a_schedule_and_a_run_are_asked_for_again_under_one_key_and_made_once(
+    client: Client, peer: Peer, how: str
+) -> None:
+    for path in ("/jobs", "/schedules", "/run"):
+        peer.misbehave("POST", path, how, times=2)
+    client.classify(["a"], model="echo")
+    client.create_schedule({"name": "reviews"}).run()
+    assert (len(peer.jobs), len(peer.schedules), len(peer.nights)) == (1, 1, 1)
+    for path in ("/jobs", "/schedules", "/run"):
+        assert len(peer.asked("POST", path)) == 3
+        assert len({each.headers["idempotency-key"] for each in peer.asked("POST", path)}) == 1
+    client.classify(["a"], model="echo")
+    assert len(peer.jobs) == 2
+
+
+def test_a_submission_that_fails_inside_the_server_is_not_sent_again(client: Client, peer: Peer) -> None:
+    peer.misbehave("POST", "/jobs", "500")
     with pytest.raises(CorpusmillError):
         client.classify(["a"], model="echo")
     assert len(peer.asked("POST", "/jobs")) == 1
 
 
-def test_a_lost_answer_to_a_submission_says_to_look_before_sending_again(client: Client, peer: Peer) -> None:
+@pytest.mark.parametrize("after", ["lose the answer", "503"])
+def test_a_submission_given_up_after_its_answer_was_lost_says_to_look_before_sending_again(
+    client: Client, peer: Peer, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    monkeypatch.setattr("corpusmill_client.transport.PATIENCE", 1.0)
     peer.misbehave("POST", "/jobs", "lose the answer")
-    with pytest.raises(ConnectionFailed, match="may or may not have been accepted"):
+    peer.misbehave("POST", "/jobs", after, times=5000)
+    with pytest.raises(CorpusmillError, match="may or may not have been accepted"):
         client.classify(["a"], model="echo")
     assert len(list(client.jobs())) == 1
-
-
-def test_a_submission_turned_away_at_the_door_is_sent_again_under_the_same_key(client: Client, peer: Peer) -> None:
-    peer.misbehave("POST", "/jobs", "429", times=2)
-    client.classify(["a"], model="echo")
-    keys = {each.headers["idempotency-key"] for each in peer.asked("POST", "/jobs")}
-    assert (len(peer.asked("POST", "/jobs")), len(keys), len(peer.jobs)) == (3, 1, 1)
 
 
 def test_an_upload_broken_off_before_its_end_is_sent_again_from_the_start(
@@ -106,16 +119,35 @@ def test_an_upload_broken_off_before_its_end_is_sent_again_from_the_start(
     assert len(peer.corpora) == 1
 
 
-def test_an_upload_whose_answer_was_lost_is_not_sent_again(client: Client, peer: Peer, corpus: Path) -> None:
-    peer.misbehave("POST", "/corpora", "lose the answer")
-    with pytest.raises(ConnectionFailed, match="may or may not have been accepted"):
-        client.upload(corpus)
+@pytest.mark.parametrize("how", ["hang up", "lose the answer", "503"])
+def test_an_upload_that_may_have_arrived_is_sent_again_and_makes_one_corpus(
+    client: Client, peer: Peer, corpus: Path, how: str
+) -> None:
+    peer.misbehave("POST", "/corpora", how, times=2)
+    assert client.upload(corpus).id == "corpus_0"
     assert len(peer.corpora) == 1
+
+
+def test_an_upload_whose_source_changed_after_its_answer_was_lost_is_no_second_corpus(
+    client: Client, peer: Peer, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("one")
+    peer.misbehave("POST", "/corpora", "lose the answer")
+    sendings = []
+
+    def write(sent: int, size: int | None) -> None:
+        sendings.append(sent)
+        path.write_text("two")
+
+    with pytest.raises(CorpusmillError, match="another request") as refused:
+        client.upload(path, progress=write)
+    assert (refused.value.code, len(sendings), len(peer.corpora)) == ("idempotency_key_reused", 2, 1)
 
 
 def test_a_stream_that_can_be_read_once_is_not_sent_again(client: Client, peer: Peer, corpus: Path) -> None:
     peer.misbehave("POST", "/corpora", "hang up half way")
-    with corpus.open("rb") as file, pytest.raises(ConnectionFailed):
+    with corpus.open("rb") as file, pytest.raises(ConnectionFailed, match="may or may not have been accepted"):
         client.upload(file)
     assert len(peer.asked("POST", "/corpora")) == 1
 
