@@ -36,7 +36,7 @@ class Rows:
         self, url: str, *, key: str, table: str | None = None, query: str | None = None, watermark: str | None = None
     ) -> None:
         self._engine = engine_of(url)
-        subselect = as_subselect(query) if query is not None else None
+        subselect = as_subselect(query, self._engine.dialect.name) if query is not None else None
         with reading(self._engine) as connection:
             self.columns = _columns(connection, table, subselect)
         self._from = _origin(table, subselect, self.columns)

@@ -63,8 +63,41 @@ def test_a_pattern_that_leads_elsewhere_is_refused(pattern: str) -> None:
     ],
 )
 def test_one_select_is_a_query(query: str) -> None:
-    refuse_statements(query)
-    assert as_subselect(query).endswith("\n")
+    refuse_statements(query, "postgresql")
+    assert as_subselect(query, "postgresql").endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("query", "safe", "unsafe"),
+    [
+        # accepted, these would end the subselect that the query stands in
+        ("select 1 # '\n) as d where sleep(1) -- '", [], ["mysql", "mariadb", "another"]),
+        ("select 1 --1 ) as d where sleep(1) # ", ["postgresql"], ["mysql", "mariadb", "another"]),
+        ("select 1 as $$ ) as d where sleep(1) -- $$", ["postgresql"], ["mysql", "sqlite", "another"]),
+        ("select 1 as a$$ ) as d where pg_sleep(1) is null -- $$", [], ["postgresql", "another"]),
+        ("select 1 as €$$ ) as d where pg_sleep(1) is null -- $$", [], ["postgresql", "another"]),
+        ("select 1 /* /* */ ' */ ) as d where pg_sleep(1) is null -- '", [], ["postgresql", "mssql", "another"]),
+        ("select 1 -- \r) as d where pg_sleep(1) is null --", [], ["postgresql", "another"]),
+        ("select 1 /*M! ) as d where sleep(1) */ -- (", [], ["mariadb", "another"]),
+        ("select 1 as [a'] ) as d where 1 = 1 -- '", [], ["sqlite", "mssql", "another"]),
+        ("select 1 as [(] ) as d, (select 2 as [)]", [], ["sqlite", "mssql", "another"]),
+        ("select q'[ ' ]' ) as d where 1 = 1 -- ' from t", [], ["oracle", "another"]),
+        # what is usual is refused only where it may mean something else
+        ("select a #>> '{b}', c[1] from t --comment", ["postgresql"], ["mysql", "another"]),
+        ("select '#', \"#\", `#` from t -- # and [ in a comment", ["mysql", "sqlite", "another"], []),
+        ("select 1 --\n, 2 -- a line of Windows\r\n, 3 --", ["mysql", "sqlite", "another"], []),
+        ("select q, 'q' from t where q = 'x'", ["oracle", "mysql", "another"], []),
+        ("select $x$ ' $x$, a$b from t", ["postgresql"], ["mysql", "another"]),
+    ],
+)
+def test_what_databases_read_differently_is_refused_but_where_it_is_known(
+    query: str, safe: list[str], unsafe: list[str]
+) -> None:
+    for backend in safe:
+        refuse_statements(query, backend)
+    for backend in unsafe:
+        with pytest.raises(PlaceFault):
+            refuse_statements(query, backend)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +117,9 @@ def test_one_select_is_a_query(query: str) -> None:
     ],
 )
 def test_what_is_more_or_other_than_one_select_is_refused(query: str) -> None:
-    with pytest.raises(PlaceFault):
-        refuse_statements(query)
+    for backend in ("postgresql", "sqlite", "mysql", "another"):
+        with pytest.raises(PlaceFault):
+            refuse_statements(query, backend)
 
 
 _POSITIONS: st.SearchStrategy[Any] = st.one_of(
