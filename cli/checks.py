@@ -240,14 +240,15 @@ def _places(settings: Settings) -> Iterator[Finding]:
 
 
 def _place(check: str, url: str, name: str, settings: Settings) -> Finding:
-    """Whether a database answers; what it says may hold no password."""
+    """Whether a database answers. What its driver says may name address and account, and is the operator's to read."""
     from db.external import answers
 
     mend = f"Correct [databases.{name}] in {settings.places_file}, or start it."
     try:
-        kind = answers(url)
+        kind = answers(url, name)
     except (PlaceUnavailable, PlaceFault) as error:
-        return Finding(check=check, state="fault", found=str(error), mend=mend)
+        private = getattr(error, "private", None)
+        return Finding(check=check, state="fault", found=f"{error} {private}" if private else str(error), mend=mend)
     return Finding(check=check, state="ok", found=f"{kind} answers.")
 
 

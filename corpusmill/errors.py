@@ -151,9 +151,16 @@ class BrokerFull(BrokerUnavailable):
 
 
 class PlaceUnavailable(CorpusmillError):
-    """A place of the operator's did not answer; nothing is wrong with the schedule, and the same may work in a moment."""
+    """A place of the operator's did not answer; nothing is wrong with the schedule, and the same may work in a moment.
+
+    `private` is what the operator alone may read: it may hold addresses and accounts.
+    """
 
     code = "place_unavailable"
+
+    def __init__(self, message: str, *, private: str | None = None) -> None:
+        super().__init__(message)
+        self.private = private
 
 
 class PlaceFault(CorpusmillError):

@@ -26,6 +26,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from corpusmill.errors import DatabaseUnavailable, InvalidRequest, InvalidSettings
 
 __all__ = [
+    "POSTGRESQL_DEADLINES",
     "Connection",
     "Engine",
     "at_head",
@@ -47,6 +48,12 @@ _WRITES = "corpusmill_writes"
 #: PostgreSQL ends a writing transaction of which it hears nothing for so long. A program that was cut off from it in the
 #: middle of one would otherwise keep its rows locked, and everybody waiting, for as long as the network is down.
 _IDLE_MILLISECONDS = 20_000
+#: For how long libpq waits for a PostgreSQL of which it hears nothing, in seconds; the last in milliseconds. What was sent
+#: into a broken network is else sent again after ever longer pauses, for a quarter of an hour.
+POSTGRESQL_DEADLINES = {
+    "connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}  # fmt: skip
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 — written like the SQL function that it is
@@ -84,11 +91,7 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
         )
     engine = sqlalchemy.create_engine(
         url, pool_pre_ping=True, pool_size=pool_size, max_overflow=20,
-        connect_args={
-            "connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3,
-            # What was sent into a broken network is sent again after ever longer pauses, for a quarter of an hour.
-            "tcp_user_timeout": 30_000,
-        },
+        connect_args=dict(POSTGRESQL_DEADLINES),
     )  # fmt: skip
     event.listen(engine, "begin", _begin_postgresql)
     return engine

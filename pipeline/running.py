@@ -149,7 +149,7 @@ class Runner:
         except Stopped:
             self._write(lambda connection: runs.release(connection, held))
         except _AGAIN as error:
-            self._put_off(held, getattr(error, "code", "internal"), str(error))
+            self._put_off(held, getattr(error, "code", "internal"), str(error), getattr(error, "private", None))
         except CorpusmillError as error:
             self._end(held, "failed", {"error": {"code": error.code, "message": str(error)}})
         except Exception as error:
@@ -224,10 +224,13 @@ class Runner:
         self._write(write)
         log.info("run ended", run=held.run.id, status=status)
 
-    def _put_off(self, held: Held, code: str, message: str) -> None:
+    def _put_off(self, held: Held, code: str, message: str, private: str | None = None) -> None:
         failures = held.run.failures + 1
         error = {"code": code, "message": message}
-        log.warning("stage put off", run=held.run.id, stage=held.run.stage, failures=failures, why=message)
+        log.warning(
+            "stage put off", run=held.run.id, stage=held.run.stage, failures=failures, why=message,
+            **({"said": private} if private else {}),
+        )  # fmt: skip
         if failures >= MOST_FAILURES:
             self._end(held, "failed", {"error": error, "failures": failures})
             return

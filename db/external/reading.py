@@ -27,15 +27,23 @@ Row = tuple[Any, ...]
 
 
 class Rows:
-    """A table (`name` or `schema.name`) or a query, opened to be read by `key` and, to follow it, by `watermark`.
+    """A table (`name` or `schema.name`) or a query of a place's database, opened to be read by `key` and, to follow it, by
+    `watermark`.
 
     Raises PlaceUnavailable and PlaceFault, here and in every method.
     """
 
     def __init__(
-        self, url: str, *, key: str, table: str | None = None, query: str | None = None, watermark: str | None = None
+        self,
+        url: str,
+        place: str,
+        *,
+        key: str,
+        table: str | None = None,
+        query: str | None = None,
+        watermark: str | None = None,
     ) -> None:
-        self._engine = engine_of(url)
+        self._engine = engine_of(url, place)
         subselect = as_subselect(query, self._engine.dialect.name) if query is not None else None
         with reading(self._engine) as connection:
             self.columns = _columns(connection, table, subselect)

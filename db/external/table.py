@@ -16,7 +16,7 @@ from sqlalchemy import Connection, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from corpusmill.errors import PlaceFault
-from db.external.engine import engine_of, reading, translated, writing
+from db.external.engine import engine_of, reading, writing
 
 Kind = Literal["text", "number", "json", "time"]
 _AT_ONCE = 500
@@ -42,14 +42,14 @@ class Column:
 
 
 class LabelTable:
-    """A table (`name` or `schema.name`) whose first column is its key, ready to be written.
+    """A table (`name` or `schema.name`) of a place's database whose first column is its key, ready to be written.
 
     It is made where it is not there. Raises PlaceUnavailable, and PlaceFault where one that is there lacks a column, has
     one of another kind, or where its key is not unique.
     """
 
-    def __init__(self, url: str, name: str, columns: Sequence[Column]) -> None:
-        self._engine = engine_of(url)
+    def __init__(self, url: str, place: str, name: str, columns: Sequence[Column]) -> None:
+        self._engine = engine_of(url, place)
         self._columns = columns
         self._key = columns[0].name
         schema, _, bare = name.rpartition(".")
@@ -174,7 +174,7 @@ class LabelTable:
             *(sa.Column(each.name, kinds[each.kind]) for each in others), schema=self._schema,
         )  # fmt: skip
         try:
-            with translated(), self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 made.create(connection, checkfirst=True)
         except PlaceFault:
             if self._found() is None:  # else somebody made it in the same moment

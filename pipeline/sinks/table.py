@@ -22,7 +22,7 @@ class TableWriter:
     earlier text would be taken for one of the present text."""
 
     def __init__(self, definition: TableSink, place: DatabasePlace) -> None:
-        self._table = LabelTable(place.url.get_secret_value(), definition.table, COLUMNS)
+        self._table = LabelTable(place.url.get_secret_value(), definition.place, definition.table, COLUMNS)
 
     def deliver(self, rows: Iterable[Delivered], gone: Iterable[str]) -> None:
         """Some hundred rows a transaction: one that is cut off leaves rows that the next delivery writes over."""

@@ -28,8 +28,8 @@ class SqlReader:
 
     def __init__(self, definition: SqlSource, place: DatabasePlace) -> None:
         self._rows = Rows(
-            place.url.get_secret_value(), key=definition.key, table=definition.table, query=definition.query,
-            watermark=definition.watermark,
+            place.url.get_secret_value(), definition.place, key=definition.key, table=definition.table,
+            query=definition.query, watermark=definition.watermark,
         )  # fmt: skip
         self._follows = definition.watermark is not None
         self._mark = self._rows.place(definition.watermark or definition.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from corpusmill.schedules import CorpusSource, SqlSource, TableSink
 from corpusmill.settings import Settings
 from db import corpora
 from db.corpora import store_directory
-from db.engine import Engine, create_engine, transact
+from db.engine import POSTGRESQL_DEADLINES, Engine, create_engine, transact
 from db.external import Column, LabelTable, Rows, engine, reading
 from pipeline.review import open_reviewers
 from pipeline.running import Parts, Runner
@@ -106,7 +107,7 @@ def test_a_page_ends_with_large_texts_before_it_has_many_rows(
             sa.text("INSERT INTO reviews VALUES (:id, :text)"), [{"id": key, "text": "x" * 100} for key in range(40)]
         )
     monkeypatch.setattr(reading, "_CHARACTERS", 450)
-    pages = [len(page) for page in Rows(database_url, key="id", table="reviews").pages()]
+    pages = [len(page) for page in Rows(database_url, "day", key="id", table="reviews").pages()]
     assert pages == [5] * 8
 
 
@@ -161,7 +162,7 @@ def test_a_source_changes_nothing(theirs: Engine, database_url: str) -> None:
     else:
         with (
             pytest.raises(PlaceFault, match="readonly"),
-            engine.reading(engine.engine_of(database_url)) as connection,
+            engine.reading(engine.engine_of(database_url, "day")) as connection,
         ):
             connection.exec_driver_sql("DELETE FROM reviews")
     assert read(source(database_url, table="reviews")) == {"1": "one"}
@@ -246,10 +247,79 @@ def test_a_database_that_is_not_there_is_one_that_does_not_answer(tmp_path: Path
         source(f"sqlite:///{tmp_path / 'none.sqlite3'}", table="reviews")
     assert not (tmp_path / "none.sqlite3").exists()
     with pytest.raises(PlaceUnavailable) as error:
-        source("postgresql://user:secret@127.0.0.1:1/none", table="reviews")
-    assert "secret" not in str(error.value)
-    with pytest.raises(PlaceFault):
-        source("nonsense", table="reviews")
+        source("postgresql://somebody:secret@127.0.0.1:1/none", table="reviews")
+    assert str(error.value) == "The database day does not answer, or cannot do it now: OperationalError."
+    assert "127.0.0.1" in str(error.value.private), "it is there for the operator"
+    assert "secret" not in str(error.value.private)
+    for url in ("nonsense", "postgresql://somebody:sec:ret@host:port/none", "nonsense://somebody:secret@host/none"):
+        with pytest.raises(PlaceFault, match="the database day") as fault:
+            source(url, table="reviews")
+        assert not {"somebody", "secret", "ret", "host"} & set(re.findall(r"\w+", str(fault.value)))
+
+
+def test_an_account_that_is_not_let_in_is_the_operators_to_see(theirs: Engine) -> None:
+    if theirs.dialect.name == "sqlite":
+        pytest.skip("a file has no accounts")
+    url = theirs.url.set(username="somebody", password="secret").render_as_string(hide_password=False)
+    with pytest.raises(PlaceUnavailable) as error:
+        source(url, table="reviews")
+    assert "somebody" not in str(error.value)
+    assert "somebody" in str(error.value.private)
+
+
+def test_a_cell_that_cannot_be_read_so_is_named_by_no_value(theirs: Engine, database_url: str) -> None:
+    do(theirs, "CREATE TABLE reviews (id INTEGER, text TEXT)", "INSERT INTO reviews VALUES (1, 'private')")
+    for query, said in {
+        "postgresql": [
+            ("SELECT text::integer AS id, text FROM reviews", r"InvalidTextRepresentation \(SQLSTATE 22P02\)"),
+            ("SELECT id, text::regclass::text AS text FROM reviews", r"UndefinedTable \(SQLSTATE 42P01\)"),
+            ("SELECT id, to_tsquery(text || ' |')::text AS text FROM reviews", r"SyntaxError \(SQLSTATE 42601\)"),
+        ],
+        "sqlite": [("SELECT id, json(text) AS text FROM reviews", "OperationalError")],
+    }[theirs.dialect.name]:
+        with pytest.raises(PlaceFault, match=said) as error:
+            read(source(database_url, query=query, sync="mirror"))
+        assert "private" not in str(error.value)
+
+
+_ENDLESS = {
+    "postgresql": "SELECT 1 AS id, 'x' AS text WHERE pg_sleep(60) IS NULL",
+    "sqlite": "WITH RECURSIVE x(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM x) SELECT max(id) AS id, 'x' AS text FROM x",
+}
+
+
+def test_a_query_without_an_end_is_ended(theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_STATEMENT_SECONDS", 0.2)
+    with pytest.raises(PlaceFault, match="took too long"):
+        read(source(database_url, query=_ENDLESS[theirs.dialect.name], sync="mirror"))
+
+
+def test_a_table_that_somebody_else_holds_is_not_waited_for_without_end(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink(database_url).deliver([delivered("a")], [])
+    monkeypatch.setattr(engine, "_STATEMENT_SECONDS", 0.2)
+    monkeypatch.setitem(engine._DEADLINES, "pysqlite", {"timeout": 0.2})
+    found = sink(database_url)
+    with theirs.begin() as connection:
+        connection.exec_driver_sql("UPDATE labels SET label = 'theirs'")
+        with pytest.raises((PlaceFault, PlaceUnavailable), match=r"took too long|database is locked"):
+            found.deliver([delivered("a")], [])
+
+
+def test_an_account_keeps_the_limit_that_it_has(theirs: Engine) -> None:
+    if theirs.dialect.name == "sqlite":
+        pytest.skip("a file has no accounts")
+    url = theirs.url.update_query_dict({"options": "-c statement_timeout=100"}).render_as_string(hide_password=False)
+    with pytest.raises(PlaceFault, match="took too long"):
+        read(source(url, query=_ENDLESS["postgresql"], sync="mirror"))
+
+
+def test_drivers_are_told_how_long_to_wait_but_for_what_the_url_says() -> None:
+    told = engine.deadlines_of(sa.make_url("postgresql+psycopg://host/day?connect_timeout=60"))
+    assert told == {name: value for name, value in POSTGRESQL_DEADLINES.items() if name != "connect_timeout"}
+    assert engine.deadlines_of(sa.make_url("mysql+pymysql://host/day"))["connect_timeout"] == 5
+    assert engine.deadlines_of(sa.make_url("unheard+of://host/day")) == {}
 
 
 def delivered(document_id: str, label: str | None = "pos", **fields: Any) -> Delivered:
@@ -354,7 +424,7 @@ def test_databases_without_an_upsert_are_updated_or_inserted_into(
     theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     columns = (Column("document_id", "text"), Column("label", "text"), Column("score", "number"))
-    found = LabelTable(database_url, "plain", columns)
+    found = LabelTable(database_url, "day", "plain", columns)
     monkeypatch.setattr(found, "_dialect", lambda connection: None)
     rows = [{"document_id": id, "label": "x", "score": 0.5} for id in "ab"]
     found.write(rows)

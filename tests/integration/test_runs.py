@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from corpora import Store
 from corpusmill.errors import Conflict, LeaseLost, NotFound, PlaceFault, PlaceUnavailable
@@ -355,9 +356,11 @@ def test_queued_runs_of_a_schedule_go_one_after_the_other(world: World) -> None:
 def test_a_place_that_does_not_answer_is_asked_again_and_the_run_says_why_it_waits(world: World) -> None:
     world.schedule()
     world.shelf.documents = {"a": "one"}
-    world.shelf.trouble = [PlaceUnavailable("The shop does not answer.")]
+    world.shelf.trouble = [PlaceUnavailable("The shop does not answer.", private="10.0.0.1 refused somebody")]
     [run_id] = tick(world.database, at=MIDNIGHT)
-    world.runner().step()
+    with capture_logs() as logged:
+        world.runner().step()
+    assert [each["said"] for each in logged if "said" in each] == ["10.0.0.1 refused somebody"]
     waiting = world.run(run_id)
     assert (waiting.status, waiting.failures, waiting.error) == (
         "running", 1, {"code": "place_unavailable", "message": "The shop does not answer."}

@@ -318,6 +318,16 @@ def test_the_doctor_names_each_part_that_does_not_answer(tmp_path: Path) -> None
     assert (found.returncode, faults) == (1, {"database", "broker", "models root"})
 
 
+def test_the_doctor_says_of_a_place_what_the_operator_alone_may_read(tmp_path: Path) -> None:
+    places = tmp_path / "places.toml"
+    places.write_text('[databases.shop]\nurl = "postgresql://somebody:secret@127.0.0.1:1/none"\n')
+    found = run("doctor", "--json", CORPUSMILL_DATA_DIR=str(tmp_path), CORPUSMILL_PLACES_FILE=str(places))
+    [said] = [check for check in json.loads(found.stdout)["checks"] if check["check"] == "database shop"]
+    assert said["state"] == "fault"
+    assert "127.0.0.1" in said["found"]
+    assert "secret" not in found.stdout
+
+
 def test_a_cuda_device_that_is_not_there_is_refused() -> None:
     if cuda_devices(Settings(device="auto")):
         pytest.skip("this machine has a CUDA device")
