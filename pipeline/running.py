@@ -42,7 +42,7 @@ from pipeline.work import Step, Stopped, Work
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
-#: A stage that cannot go on is tried so often, with longer and longer pauses: some twenty minutes in all.
+#: A stage that cannot go on is tried so often, with longer and longer pauses: 810 seconds in all.
 MOST_FAILURES = 10
 _LONGEST_PAUSE = 300.0
 _LOOK_SECONDS = 0.5

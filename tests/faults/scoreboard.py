@@ -110,7 +110,8 @@ def _row(fault: str, found: Sequence[dict[str, Any]]) -> str:
     cells.append(f"{statistics.median(recoveries):.1f}" if recoveries else "")
     ran = [one for one in found if one["passed"] and one["executions"]]
     cells.append(f"{sum(one['executions'] for one in ran)}/{sum(one['shards'] for one in ran)}" if ran else "")
-    cells.append("; ".join(dict.fromkeys(one["note"] for one in found if one["note"])))
+    said = [part for one in found if one["note"] for part in one["note"].split("; ")]
+    cells.append("; ".join(dict.fromkeys(said)))
     return "| " + " | ".join(cells) + " |"
 
 
@@ -130,7 +131,12 @@ def _machine() -> str:
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {kernel(platform.release())}"
+
+
+def kernel(release: str) -> str:
+    """Linux with its version's first two numbers: what follows them is of one machine's build."""
+    return "Linux " + ".".join(release.split("-", maxsplit=1)[0].split(".")[:2])
 
 
 _TEXT = """\
