@@ -127,7 +127,7 @@ def delete(path: SchedulePath) -> Response:
         schedule = rows.get(connection, path.schedule_id)
 
     def write(connection: Connection) -> None:
-        for job_id in rows.jobs_of_unfinished(connection, schedule.key):
+        for job_id in runs.jobs_of_unfinished(connection, schedule.key):
             if jobs.get(connection, job_id).status not in ENDED:
                 jobs.request_cancel(connection, job_id)
         with suppress(NotFound):  # it was there: this is a repetition after a lost answer, or somebody else was faster

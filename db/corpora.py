@@ -1,6 +1,7 @@
 """Corpora: their rows, and where their files lie below the data directory.
 
-Knows the table `corpora`. Must not know formats (`corpora` the package does) or jobs' progress.
+Knows the table `corpora`, and by the tables `jobs` and `runs` who still needs one. Must not know formats (`corpora` the
+package does) or jobs' progress.
 """
 
 from __future__ import annotations

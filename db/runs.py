@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from corpusmill.errors import LeaseLost, NewerVersion, NotFound
@@ -150,6 +150,14 @@ def unfinished(connection: Connection, *, schedule_key: int | None = None, until
     return list(connection.scalars(query))
 
 
+def jobs_of_unfinished(connection: Connection, schedule_key: int) -> list[str]:
+    """Ids of the jobs of a schedule's runs that have not ended."""
+    query = select(runs.c.job_id).where(
+        runs.c.schedule_key == schedule_key, runs.c.status.in_(UNFINISHED), runs.c.job_id.is_not(None)
+    )
+    return list(connection.scalars(query))
+
+
 def has_slot(connection: Connection, schedule_key: int, fire_time: float) -> bool:
     """Whether a slot has its run."""
     query = select(runs.c.key).where(runs.c.schedule_key == schedule_key, runs.c.fire_time == fire_time)
@@ -173,8 +181,8 @@ def claim(
     """Take a run that can go on: the first of each schedule that has not ended, held by nobody, and not put off.
 
     None also where the one whose turn it is was stored by a newer version: it is put off, for a program of that version.
-    `among` are the ids that may be taken. The same run is not given again before others had their turn: the one that was
-    held longest ago comes first.
+    `among` are the ids that may be taken. The one that has waited longest comes first: since it was made, since the time
+    that it was put off until, or since its lease ran out.
     """
     earlier = runs.alias("earlier")
     first = ~(
@@ -190,12 +198,9 @@ def claim(
     wanted = [runs.c.status.in_(UNFINISHED), runs.c.not_before <= db_now(), free, first]
     if among is not None:
         wanted.append(runs.c.id.in_(among))
+    waits_since = func.coalesce(runs.c.lease_until, func.nullif(runs.c.not_before, 0.0), runs.c.created_at)
     candidate = (
-        select(runs.c.key)
-        .where(*wanted)
-        .order_by(runs.c.attempt, runs.c.key)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        select(runs.c.key).where(*wanted).order_by(waits_since, runs.c.key).limit(1).with_for_update(skip_locked=True)
     )
     taken = connection.execute(
         update(runs)

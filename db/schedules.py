@@ -15,7 +15,7 @@ from corpusmill.errors import Conflict, NotFound
 from corpusmill.schedules import ScheduleDefinition
 from corpusmill.validation import read_stored
 from db.engine import db_now
-from db.tables import runs, schedules
+from db.tables import schedules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,19 +148,6 @@ def remove(connection: Connection, schedule_id: str) -> None:
     """Delete a schedule with its runs, ledger and reviews. Raises NotFound."""
     if not connection.execute(delete(schedules).where(schedules.c.id == schedule_id)).rowcount:
         raise NotFound(f"There is no schedule {schedule_id!r}.")
-
-
-def jobs_of_unfinished(connection: Connection, schedule_key: int) -> list[str]:
-    """Ids of the jobs of runs that have not ended."""
-    return list(
-        connection.scalars(
-            select(runs.c.job_id).where(
-                runs.c.schedule_key == schedule_key,
-                runs.c.status.in_(("waiting", "running", "paused")),
-                runs.c.job_id.is_not(None),
-            )
-        )
-    )
 
 
 def _schedule(row: Row[Any]) -> Schedule:

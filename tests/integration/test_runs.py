@@ -461,6 +461,34 @@ def test_a_process_that_was_given_up_for_dead_writes_nothing_when_it_comes_back(
     assert world.finish(run_id).status == "succeeded"
 
 
+def test_of_runs_that_can_go_on_the_one_that_has_waited_longest_comes_first(world: World) -> None:
+    def fired(name: str) -> str:
+        schedule = world.schedule(name=name)
+        made = transact(world.database, lambda connection: runs.fire(connection, schedule, MIDNIGHT, "manual"))
+        assert made is not None
+        return made
+
+    def claimed(*among: str, lease: float = 30.0) -> runs.Held:
+        held = transact(
+            world.database, lambda connection: runs.claim(connection, owner="me", lease=lease, among=among)
+        )  # fmt: skip
+        assert held is not None
+        return held
+
+    def put_off(run_id: str, after: float) -> None:
+        held = claimed(run_id)
+        transact(world.database, lambda connection: runs.release(connection, held, after=after))
+
+    polling, seldom, lost = fired("polling"), fired("seldom"), fired("lost")
+    for _ in range(3):  # however often it has had its turn
+        put_off(polling, -60.0)
+    put_off(seldom, -30.0)
+    claimed(lost, lease=-90.0)
+    fresh = fired("fresh")
+    among = (fresh, seldom, polling, lost)
+    assert [claimed(*among).run.id for _ in among] == [lost, polling, seldom, fresh]
+
+
 def test_a_run_that_the_clock_fired_keeps_to_its_window_and_one_by_hand_does_not(world: World) -> None:
     schedule = world.schedule(window={"start": "22:00", "end": "06:00"}, overlap="queue")
     world.shelf.documents = {"a": "one"}
