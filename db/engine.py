@@ -19,7 +19,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, Float, event, exc, select
+from sqlalchemy import Connection, Engine, Float, Table, event, exc, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -32,6 +33,7 @@ __all__ = [
     "at_head",
     "create_engine",
     "db_now",
+    "insert_into",
     "migrate",
     "now",
     "reading",
@@ -177,6 +179,11 @@ def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float
                 raise
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 — jitter, not a secret
         pause = min(pause * 2, 2.0)
+
+
+def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that may say what is done on a conflict, in the words of the connection's dialect."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def settle(engine: Engine) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from corpusmill.errors import InvalidRequest
-from db.engine import db_now
+from db.engine import db_now, insert_into
 from db.tables import idempotency
 
 #: For how long a key is remembered.
@@ -54,8 +53,9 @@ def claim(connection: Connection, key: str, fingerprint: str, made: str) -> bool
         delete(idempotency).where(idempotency.c.key == key, idempotency.c.created_at <= db_now() - KEPT_SECONDS)
     )
     values = {"key": key, "fingerprint": fingerprint, "made": made, "created_at": db_now()}
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    written = dialect.insert(idempotency).values(**values).on_conflict_do_nothing().returning(idempotency.c.key)
+    written = (
+        insert_into(connection, idempotency).values(**values).on_conflict_do_nothing().returning(idempotency.c.key)
+    )
     # Not by `rowcount`, which says nothing of an INSERT: on PostgreSQL it was -1, and every key free.
     return connection.scalar(written) is not None
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from db.engine import insert_into
 from db.tables import labelled_documents as table
 
 _AT_ONCE = 5_000
@@ -75,8 +75,7 @@ def want(connection: Connection, schedule_key: int, run_key: int, documents: Seq
     """Note that a run holds these documents."""
     if not documents:
         return
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table)
+    statement = insert_into(connection, table)
     statement = statement.on_conflict_do_update(
         index_elements=["schedule_key", "document_id"],
         set_={"wanted_by": statement.excluded.wanted_by, "wanted_hash": statement.excluded.wanted_hash},

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from db.engine import db_now
+from db.engine import db_now, insert_into
 from db.tables import reuse_scopes, reused_outputs
 
 #: Hashes in one statement.
@@ -172,13 +171,12 @@ def _slice(scope_key: int, part: int) -> tuple[Any, ...]:
 
 def _scope_key(connection: Connection, scope: Scope) -> int:
     """The scope's key, made where there is none, and held so that nobody deletes it before the caller commits."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     held = (
         select(reuse_scopes.c.key).where(reuse_scopes.c.hash == scope.hash).with_for_update(key_share=True, read=True)
     )
     while (key := connection.scalar(held)) is None:
         connection.execute(
-            dialect.insert(reuse_scopes)
+            insert_into(connection, reuse_scopes)
             .values(hash=scope.hash, description=dict(scope.description), created_at=db_now())
             .on_conflict_do_nothing()
         )

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from db.engine import db_now
+from db.engine import db_now, insert_into
 from db.tables import reviews, runs
 
 #: (document id, model revision)
@@ -59,7 +58,6 @@ class Record:
 
 def sent(connection: Connection, schedule_key: int, run_key: int, documents: Sequence[Sent]) -> None:
     """Note that people were asked; repeating it for the same run changes nothing that they have said since."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     for start in range(0, len(documents), _AT_ONCE):
         rows = [
             {
@@ -69,7 +67,7 @@ def sent(connection: Connection, schedule_key: int, run_key: int, documents: Seq
             }
             for each in documents[start : start + _AT_ONCE]
         ]  # fmt: skip
-        statement = dialect.insert(reviews).values(rows)
+        statement = insert_into(connection, reviews).values(rows)
         fresh = {
             name: statement.excluded[name]
             for name in ("run_key", "why", "label", "score", "remote_id", "pushed_at")

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import structlog
 from sqlalchemy import Connection, Row, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from corpusmill.errors import LeaseLost, NewerVersion, NotFound
 from corpusmill.ids import new_id
 from corpusmill.schedules import ScheduleDefinition
 from corpusmill.validation import read_stored
-from db.engine import db_now
+from db.engine import db_now, insert_into
 from db.schedules import Schedule
 from db.tables import runs, schedules
 
@@ -87,10 +86,9 @@ def fire(
 ) -> str | None:
     """A run for a slot, or None where the slot has one: of any number of tickers one writes it. Returns its id, which is
     `run_id` where it is given."""
-    dialect: Any = postgresql if connection.dialect.name == "postgresql" else sqlite
     ended = None if status in UNFINISHED else db_now()
     row = (
-        dialect.insert(runs)
+        insert_into(connection, runs)
         .values(
             id=run_id or new_id("run"), schedule_key=schedule.key, fire_time=fire_time, trigger=trigger, status=status,
             stage="read", definition=schedule.definition.model_dump(mode="json"), created_at=db_now(),
