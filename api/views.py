@@ -173,12 +173,11 @@ def schedule_view(schedule: Schedule, next_fires: list[float]) -> dict[str, Any]
 
 def run_view(run: Run) -> dict[str, Any]:
     """A run as the contract has it."""
-    counts: dict[str, int] = dict(run.counts.get("documents", {}))
     return {
         "id": run.id, "schedule": run.schedule_id, "fire_time": time_view(run.fire_time), "trigger": run.trigger,
         "status": run.status, "stage": run.stage, "job": run.job_id, "corpus": run.corpus_id,
-        "new_documents": sum(counts.get(name, 0) for name in ("new", "changed", "relabelled")),
-        "reused_documents": counts.get("reused", 0), "failed_documents": counts.get("failed", 0), "counts": counts,
+        "new_documents": run.new_documents, "reused_documents": run.reused_documents,
+        "failed_documents": run.failed_documents, "counts": dict(run.counts.get("documents", {})),
         "report": run.report, "error": run.error, "created_at": time_view(run.created_at),
         "started_at": time_view(run.started_at), "finished_at": time_view(run.finished_at),
     }  # fmt: skip

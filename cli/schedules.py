@@ -179,15 +179,15 @@ def tick(
 ) -> None:
     """Fire every slot that has come, and go on with the runs until they have ended. For the operator: works on the database
     that CORPUSMILL_DATABASE_URL names; workers run the jobs."""
-    from cli.ticking import tick_and_wait
+    from cli.ticking import sentence_of, tick_and_wait, view_of
 
     moment = _moment(at)
     ended = tick_and_wait(moment, data, wait=not no_wait)
     if as_json:
-        print_json({"data": [one.as_dict() for one in ended]})
+        print_json({"data": [view_of(one) for one in ended]})
     else:
         for one in ended:
-            print(one.sentence)
+            print(sentence_of(one))
     codes = {one.exit_code for one in ended}
     raise typer.Exit(1 if 1 in codes else max(codes, default=0))
 

@@ -1,13 +1,12 @@
 """`corpusmill schedule tick`: slots fired and runs gone on with in this process, by the operator's hand.
 
-Knows the runner and what a run's outcome is called. Must not know what a run does.
+Knows the runner and how a run's outcome is said. Must not know what a run does.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,42 +20,31 @@ from pipeline.running import Runner
 from pipeline.ticking import tick
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A run as it stood when the tick was over."""
-
-    run: str
-    schedule: str
-    fire_time: float
-    status: str
-    new_documents: int
-    reused_documents: int
-    failed_documents: int
-    broken: tuple[str, ...]
-    error: str | None
-
-    @property
-    def exit_code(self) -> int:
-        """0: well, or left to others; 1: failed or a rule broken; 3: documents failed."""
-        if self.status in {"failed", "cancelled"} or self.broken:
-            return 1
-        return 3 if self.failed_documents else 0
-
-    @property
-    def sentence(self) -> str:
-        """For people: what became of it."""
-        said = f"{self.schedule} {self.run} {self.status}: {self.new_documents:,} new, {self.reused_documents:,} reused"
-        failed = f", {self.failed_documents:,} failed" if self.failed_documents else ""
-        why = "".join(f"; {each}" for each in (*self.broken, *((self.error,) if self.error else ())))
-        return f"{said}{failed}{why}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"exit_code": self.exit_code}
+def sentence_of(run: Run) -> str:
+    """For people: what became of a run."""
+    said = f"{run.definition.name} {run.id} {run.status}: {run.new_documents:,} new, {run.reused_documents:,} reused"
+    failed = f", {run.failed_documents:,} failed" if run.failed_documents else ""
+    error = _error(run)
+    why = "".join(f"; {each}" for each in (*run.broken, *((error,) if error else ())))
+    return f"{said}{failed}{why}"
 
 
-def tick_and_wait(at: float | None, data: Path | None, *, wait: bool) -> list[Outcome]:
-    """Fire what has come by a clock, and go on with every run up to it that has not ended, whoever fired it."""
+def view_of(run: Run) -> dict[str, Any]:
+    """For JSON; `fire_time` is in seconds since 1970."""
+    return {
+        "run": run.id, "schedule": run.definition.name, "fire_time": run.fire_time, "status": run.status,
+        "new_documents": run.new_documents, "reused_documents": run.reused_documents,
+        "failed_documents": run.failed_documents, "broken": run.broken, "error": _error(run), "exit_code": run.exit_code,
+    }  # fmt: skip
+
+
+def _error(run: Run) -> str | None:
+    return (run.error or {}).get("message")
+
+
+def tick_and_wait(at: float | None, data: Path | None, *, wait: bool) -> list[Run]:
+    """Fire what has come by a clock, and go on with every run up to it that has not ended, whoever fired it. Returns
+    these runs as they stand when that is over."""
     settings = settings_from(os.environ, data_dir=data)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     logs.configure(settings)  # to stderr: what is asked for comes on stdout
@@ -71,21 +59,6 @@ def tick_and_wait(at: float | None, data: Path | None, *, wait: bool) -> list[Ou
         if wait:
             runner.wait(waited)
         with reading(database) as connection:
-            return [_outcome(runs.get(connection, run_id)) for run_id in waited]
+            return [runs.get(connection, run_id) for run_id in waited]
     finally:
         database.dispose()
-
-
-def _outcome(run: Run) -> Outcome:
-    counts = run.counts.get("documents", {})
-    return Outcome(
-        run=run.id,
-        schedule=run.definition.name,
-        fire_time=run.fire_time,
-        status=run.status,
-        new_documents=sum(counts.get(name, 0) for name in ("new", "changed", "relabelled")),
-        reused_documents=counts.get("reused", 0),
-        failed_documents=counts.get("failed", 0),
-        broken=tuple((run.report or {}).get("broken", ())),
-        error=(run.error or {}).get("message"),
-    )

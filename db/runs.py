@@ -59,6 +59,34 @@ class Run:
     finished_at: float | None
     now: float
 
+    @property
+    def new_documents(self) -> int:
+        """How many documents were to be labelled: those never seen, with another text, or by another revision."""
+        return sum(self._documents(name) for name in ("new", "changed", "relabelled"))
+
+    @property
+    def reused_documents(self) -> int:
+        return self._documents("reused")
+
+    @property
+    def failed_documents(self) -> int:
+        return self._documents("failed")
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """A sentence for each rule of `fail_if` that the report breaks."""
+        return tuple((self.report or {}).get("broken", ()))
+
+    @property
+    def exit_code(self) -> int:
+        """0: well, or not ended; 1: it failed, was cancelled, or a rule is broken; 3: documents failed."""
+        if self.status in {"failed", "cancelled"} or self.broken:
+            return 1
+        return 3 if self.failed_documents else 0
+
+    def _documents(self, name: str) -> int:
+        return int(self.counts.get("documents", {}).get(name, 0))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:

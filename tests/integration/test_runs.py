@@ -242,6 +242,7 @@ def test_the_report_adds_up_breaks_rules_and_is_written_where_it_was_to_be(world
     run = world.finish(tick(world.database, at=MIDNIGHT)[0], broken="bad")
     kept = run.report or {}
     assert kept["broken"] == ["failed is 1, above 0."]
+    assert (run.new_documents, run.failed_documents, run.exit_code) == (3, 1, 1)
     figures = kept["figures"]
     assert (figures["new"], figures["ran"], figures["succeeded"], figures["failures/too_long"]) == (3, 3, 2, 1)
     assert json.loads((tmp_path / "reports" / "nights-2030-01-01.json").read_text()) == kept
@@ -269,6 +270,7 @@ def test_a_new_revision_labels_everything_again_only_where_that_is_asked_for(
     world.shelf.documents["c"] = "three"
     run = world.night(1)
     assert run.counts["documents"]["relabelled"] == (2 if policy == "relabel" else 0)
+    assert (run.new_documents, run.exit_code) == (3 if policy == "relabel" else 1, 0)
     assert world.labelled == ["a", "b"] + (["a", "b", "c"] if policy == "relabel" else ["c"])
     world.night(2)
     assert len(world.labelled) == (5 if policy == "relabel" else 3)
@@ -279,6 +281,7 @@ def test_a_document_that_failed_for_good_waits_for_its_text_to_change_and_anothe
     world.shelf.documents = {"a": "bad", "b": "bad again", "c": "good"}
     run = world.finish(tick(world.database, at=MIDNIGHT)[0], broken="bad")
     assert run.counts["failures"] == {"too_long": 2}
+    assert (run.failed_documents, run.exit_code) == (2, 3)
     world.night(1)
     assert world.labelled == ["a", "b", "c", "b"]
 
