@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 
 from corpusmill.errors import FieldFault, InvalidRequest, InvalidSettings
-from corpusmill.schedules import ScheduleDefinition
-from corpusmill.validation import faults_of
+from corpusmill.schedules import PlaceName, ScheduleDefinition
+from corpusmill.validation import Strict, faults_of
 
 
 def _from_environment(value: Any, info: ValidationInfo) -> Any:
@@ -34,26 +34,21 @@ def _from_environment(value: Any, info: ValidationInfo) -> Any:
 
 _Place = TypeVar("_Place")
 _Secret = Annotated[SecretStr, BeforeValidator(_from_environment)]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DatabasePlace(_Strict):
+class DatabasePlace(Strict):
     """A database by its SQLAlchemy URL, which may hold a password."""
 
     url: _Secret
 
 
-class FolderPlace(_Strict):
+class FolderPlace(Strict):
     """A folder; nothing outside it is read or written."""
 
     path: Path
 
 
-class LabelStudioPlace(_Strict):
+class LabelStudioPlace(Strict):
     """A Label Studio, and a token of a user of it. `sdk_python` is a Python that has `label-studio-sdk`, whose validator
     then judges what is pushed; it pins versions that keep it out of our own environment."""
 
@@ -62,20 +57,20 @@ class LabelStudioPlace(_Strict):
     sdk_python: Path | None = None
 
 
-class ArgillaPlace(_Strict):
+class ArgillaPlace(Strict):
     """An Argilla, and an API key of it."""
 
     url: str
     api_key: _Secret
 
 
-class Places(_Strict):
+class Places(Strict):
     """Every configured place, by kind and name."""
 
-    databases: dict[_Name, DatabasePlace] = {}
-    folders: dict[_Name, FolderPlace] = {}
-    label_studio: dict[_Name, LabelStudioPlace] = {}
-    argilla: dict[_Name, ArgillaPlace] = {}
+    databases: dict[PlaceName, DatabasePlace] = Field({})
+    folders: dict[PlaceName, FolderPlace] = Field({})
+    label_studio: dict[PlaceName, LabelStudioPlace] = Field({})
+    argilla: dict[PlaceName, ArgillaPlace] = Field({})
 
     def database(self, name: str) -> DatabasePlace:
         """Raises InvalidRequest where there is none of that name; so do the other three."""

@@ -9,22 +9,18 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from corpusmill import cron
 from corpusmill.errors import FieldFault, InvalidRequest
 from corpusmill.tasks import Params, Task, parse_params
-from corpusmill.validation import faults_of
+from corpusmill.validation import Strict, faults_of
 
 #: A configured place's name: what a definition may say of the operator's systems.
 PlaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 _Column = Annotated[str, Field(min_length=1, max_length=200)]
 _Path = Annotated[str, Field(min_length=1, max_length=500)]
 _Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _clock(value: str) -> str:
@@ -35,7 +31,7 @@ def _clock(value: str) -> str:
 _ClockTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$"), AfterValidator(_clock)]
 
 
-class Window(_Strict):
+class Window(Strict):
     """The hours in which a run may use the device, on the clock of the schedule's zone; over midnight where the start is
     later than the end."""
 
@@ -54,7 +50,7 @@ class Window(_Strict):
         return datetime.time.fromisoformat(self.start), datetime.time.fromisoformat(self.end)
 
 
-class _Fields(_Strict):
+class _Fields(Strict):
     """Which fields of what is read are a document's text, its second text, its id and its reference."""
 
     text_field: _Column = "text"
@@ -96,7 +92,7 @@ class SqlSource(_Fields):
         return self
 
 
-class CorpusSource(_Strict):
+class CorpusSource(Strict):
     """Every corpus of this name that was uploaded since the last run."""
 
     type: Literal["corpus"]
@@ -107,7 +103,7 @@ class CorpusSource(_Strict):
 SourceDefinition = Annotated[FolderSource | SqlSource | CorpusSource, Field(discriminator="type")]
 
 
-class TableSink(_Strict):
+class TableSink(Strict):
     """A table of a configured database: a row for each document, written over by its id; made where it is not there."""
 
     type: Literal["table"]
@@ -115,7 +111,7 @@ class TableSink(_Strict):
     table: _Column
 
 
-class FilesSink(_Strict):
+class FilesSink(Strict):
     """One file for each run below a configured folder, written aside and renamed; `{date}` and `{run}` in its path."""
 
     type: Literal["files"]
@@ -127,7 +123,7 @@ class FilesSink(_Strict):
 SinkDefinition = Annotated[TableSink | FilesSink, Field(discriminator="type")]
 
 
-class LabelStudioTarget(_Strict):
+class LabelStudioTarget(Strict):
     """A project of a configured Label Studio."""
 
     type: Literal["label_studio"]
@@ -135,7 +131,7 @@ class LabelStudioTarget(_Strict):
     project: Annotated[int, Field(ge=1)]
 
 
-class ArgillaTarget(_Strict):
+class ArgillaTarget(Strict):
     """A dataset of a configured Argilla."""
 
     type: Literal["argilla"]
@@ -144,7 +140,7 @@ class ArgillaTarget(_Strict):
     workspace: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
 
-class ReviewFile(_Strict):
+class ReviewFile(Strict):
     """A file for each run below a configured folder, in the form that a labelling tool imports; `{date}` and `{run}` in
     its path."""
 
@@ -157,12 +153,12 @@ class ReviewFile(_Strict):
 ReviewTarget = Annotated[LabelStudioTarget | ArgillaTarget | ReviewFile, Field(discriminator="type")]
 
 
-class Review(_Strict):
+class Review(Strict):
     """Which documents people look at. A label's score below its threshold (`default` where it has none of its own), a
     lead over the second label below `margin`, or an entropy (0 to 1, of the label scores) above `entropy` sends a
     document; so does the draw of `audit`, a share of all others. At most `most` in one run."""
 
-    thresholds: dict[str, _Share] = {}
+    thresholds: dict[str, _Share] = Field({})
     default: _Share | None = None
     margin: _Share | None = None
     entropy: _Share | None = None
@@ -177,7 +173,7 @@ class Review(_Strict):
         return self
 
 
-class Rule(_Strict):
+class Rule(Strict):
     """A figure of the report, and the bound beyond which the morning is not well."""
 
     figure: Annotated[str, Field(min_length=1, max_length=200)]
@@ -191,14 +187,14 @@ class Rule(_Strict):
         return self
 
 
-class ReportFiles(_Strict):
+class ReportFiles(Strict):
     """Where the report is written: `path` without a suffix, for a `.json` and a `.md`; `{date}` and `{run}` in it."""
 
     place: PlaceName
     path: _Path
 
 
-class ReportDefinition(_Strict):
+class ReportDefinition(Strict):
     """With how many earlier nights a night is compared, and which figures are alarms."""
 
     nights: Annotated[int, Field(ge=1, le=366)] = 7
@@ -206,13 +202,13 @@ class ReportDefinition(_Strict):
     to: ReportFiles | None = None
 
 
-class ScheduledJob(_Strict):
+class ScheduledJob(Strict):
     """What is done to each document; without `revision` the newest is taken each night."""
 
     task: Task
     model: Annotated[str, Field(min_length=1, max_length=200)]
     revision: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field({})
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
 
     @property
@@ -221,7 +217,7 @@ class ScheduledJob(_Strict):
         return parse_params(self.task, self.params)
 
 
-class ScheduleDefinition(_Strict):
+class ScheduleDefinition(Strict):
     """What fires, when, and what is then done."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from corpusmill import prompts
 from corpusmill.errors import InvalidRequest
-from corpusmill.validation import faults_of, read_stored
+from corpusmill.validation import Strict, faults_of, read_stored
 
 
 class Task(StrEnum):
@@ -30,10 +30,6 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 EngineChoice = Literal["auto", "int8", "ctranslate2", "compiled", "vllm"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _template(*known: str) -> AfterValidator:
     """A prompt whose placeholders are known and hold the text's own."""
     return AfterValidator(lambda template: prompts.check_template(template, known))
@@ -44,7 +40,7 @@ _Prompt = Annotated[str, Field(max_length=prompts.MOST_CHARACTERS)]
 _Language = Annotated[str, Field(max_length=100)]
 
 
-class Generation(_Strict):
+class Generation(Strict):
     """`GenerationConfig` fields a job may set; what is left out comes from the model's own `generation_config`."""
 
     num_beams: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -66,7 +62,7 @@ class Generation(_Strict):
         return self.model_dump(exclude_none=True)
 
 
-class _Common(_Strict):
+class _Common(Strict):
     long_documents: Literal["split", "truncate", "fail"] = "split"
     dtype: Dtype = "auto"
     engine: EngineChoice = "auto"

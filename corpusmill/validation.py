@@ -1,4 +1,4 @@
-"""What pydantic refuses, as faults of the fields; and definitions that another version of this program has stored.
+"""Models that take nothing unknown, what pydantic refuses as faults of the fields, and definitions that others have stored.
 
 Knows how errors name a place in nested models. Must not know any one model.
 """
@@ -9,11 +9,17 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpusmill.errors import FieldFault, NewerVersion
 
 M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """What takes no field that it does not know, and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read_stored(model: type[M], stored: Mapping[str, Any]) -> M:
