@@ -9,12 +9,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from corpusmill.documents import Document
 from corpusmill.models import ModelInfo
 from corpusmill.status import ENDED, Status, progress_of
+from corpusmill.times import rfc3339
 from db.corpora import Corpus
 from db.jobs import Job
 from db.references import Version
@@ -27,19 +27,12 @@ from evaluation import Report
 T = TypeVar("T")
 
 
-def time_view(seconds: float | None) -> str | None:
-    """RFC 3339, UTC, to the millisecond."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def corpus_view(corpus: Corpus) -> dict[str, Any]:
     """A corpus as the contract has it."""
     return {
         "id": corpus.id, "name": corpus.name, "status": corpus.status, "format": corpus.format, "bytes": corpus.bytes,
         "sha256": corpus.sha256, "documents": corpus.documents, "invalid": corpus.invalid, "fields": corpus.fields,
-        "error": corpus.error, "created_at": time_view(corpus.created_at), "expires_at": time_view(corpus.expires_at),
+        "error": corpus.error, "created_at": rfc3339(corpus.created_at), "expires_at": rfc3339(corpus.expires_at),
         "references_version": corpus.references_version,
     }  # fmt: skip
 
@@ -48,7 +41,7 @@ def version_view(corpus_id: str, version: Version) -> dict[str, Any]:
     """A version of a corpus's references; `documents` is how many have one."""
     return {
         "corpus": corpus_id, "version": version.version, "documents": version.documents, "sha256": version.sha256,
-        "created_at": time_view(version.created_at),
+        "created_at": rfc3339(version.created_at),
     }  # fmt: skip
 
 
@@ -84,8 +77,8 @@ def job_view(job: Job, *, queue_position: int | None = None, references_version:
         "documents_per_second": round(rate, 3) if rate else None,
         "eta_seconds": round((total - done) / rate, 1) if running and rate else None,
         "queue_position": queue_position,
-        "created_at": time_view(job.created_at), "started_at": time_view(job.started_at),
-        "finished_at": time_view(job.finished_at), "expires_at": time_view(job.expires_at),
+        "created_at": rfc3339(job.created_at), "started_at": rfc3339(job.started_at),
+        "finished_at": rfc3339(job.finished_at), "expires_at": rfc3339(job.expires_at),
         "error": job.error, "runtime": job.runtime, "metadata": dict(job.metadata),
         "references_version": references_version,
     }  # fmt: skip
@@ -144,7 +137,7 @@ def worker_view(worker: Worker) -> dict[str, Any]:
     return {
         "id": worker.id, "hostname": worker.hostname, "device": worker.device, "models": list(worker.models),
         "memory": dict(worker.memory), "shard": {"job": job, "start": start, "stop": stop} if worker.shard else None,
-        "started_at": time_view(worker.started_at), "seen_at": time_view(worker.seen_at),
+        "started_at": rfc3339(worker.started_at), "seen_at": rfc3339(worker.seen_at),
     }  # fmt: skip
 
 
@@ -166,18 +159,18 @@ def schedule_view(schedule: Schedule, next_fires: list[float]) -> dict[str, Any]
     """A schedule as the contract has it."""
     return {
         "id": schedule.id, **schedule.definition.model_dump(mode="json"), "revision": schedule.revision,
-        "next_fires": [time_view(fire) for fire in next_fires],
-        "created_at": time_view(schedule.created_at), "updated_at": time_view(schedule.updated_at),
+        "next_fires": [rfc3339(fire) for fire in next_fires],
+        "created_at": rfc3339(schedule.created_at), "updated_at": rfc3339(schedule.updated_at),
     }  # fmt: skip
 
 
 def run_view(run: Run) -> dict[str, Any]:
     """A run as the contract has it."""
     return {
-        "id": run.id, "schedule": run.schedule_id, "fire_time": time_view(run.fire_time), "trigger": run.trigger,
+        "id": run.id, "schedule": run.schedule_id, "fire_time": rfc3339(run.fire_time), "trigger": run.trigger,
         "status": run.status, "stage": run.stage, "job": run.job_id, "corpus": run.corpus_id,
         "new_documents": run.new_documents, "reused_documents": run.reused_documents,
         "failed_documents": run.failed_documents, "counts": dict(run.counts.get("documents", {})),
-        "report": run.report, "error": run.error, "created_at": time_view(run.created_at),
-        "started_at": time_view(run.started_at), "finished_at": time_view(run.finished_at),
+        "report": run.report, "error": run.error, "created_at": rfc3339(run.created_at),
+        "started_at": rfc3339(run.started_at), "finished_at": rfc3339(run.finished_at),
     }  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from corpusmill.settings import Settings, settings_from
+from corpusmill.times import rfc3339
 
 if TYPE_CHECKING:
     from db.engine import Engine
@@ -45,7 +45,7 @@ def list_(
         found = rows.scopes(connection)
     if as_json:
         print_json({"data": [
-            {"scope": row.key, "outputs": row.outputs, "created_at": _moment(row.created_at), **row.description}
+            {"scope": row.key, "outputs": row.outputs, "created_at": rfc3339(row.created_at), **row.description}
             for row in found
         ]})  # fmt: skip
         return
@@ -54,7 +54,7 @@ def list_(
         [
             (
                 row.key, row.description["task"], row.description["model"], str(row.description["revision"])[:19],
-                row.description["runtime"].get("engine"), row.outputs, _moment(row.created_at)[:10],
+                row.description["runtime"].get("engine"), row.outputs, rfc3339(row.created_at)[:10],
             )
             for row in found
         ],
@@ -158,7 +158,3 @@ def _database(settings: Settings) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -9,11 +9,11 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Literal
 
 from corpora.export import harmless
+from corpusmill.times import rfc3339
 
 Kind = Literal["text", "number", "json", "time"]
 Columns = Sequence[tuple[str, Kind]]
@@ -33,7 +33,7 @@ def encoded(format: Literal["jsonl", "csv", "parquet"], columns: Columns, rows: 
 def _jsonl(columns: Columns, rows: Iterable[Row]) -> Iterator[bytes]:
     for some in _grouped(rows):
         lines = (
-            json.dumps({name: _moment(row[name]) if kind == "time" else row[name] for name, kind in columns},
+            json.dumps({name: rfc3339(row[name]) if kind == "time" else row[name] for name, kind in columns},
                        ensure_ascii=False, allow_nan=False) + "\n"
             for row in some
         )  # fmt: skip
@@ -60,14 +60,8 @@ def _cell(value: Any, kind: Kind) -> Any:
 
 def _text(value: Any, kind: Kind) -> str:
     if kind == "time":
-        return str(_moment(value))
+        return str(rfc3339(value))
     return json.dumps(value, ensure_ascii=False, allow_nan=False) if kind == "json" else str(value)
-
-
-def _moment(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _parquet(columns: Columns, rows: Iterable[Row]) -> Iterator[bytes]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 
 from corpusmill.errors import FieldFault
 from corpusmill.schedules import ReportDefinition, Rule
+from corpusmill.times import rfc3339
 from evaluation.proportions import wilson
 from pipeline.shift import JS_SHIFTED, PSI_MAJOR, PSI_MODERATE, Shift, shift_of
 
@@ -209,8 +209,8 @@ def _body(
     total, total_before = sum(now.values()), sum(then.values())
     revisions = sorted({night.model_revision for night in before if night.model_revision})
     return {
-        "schedule": facts.schedule, "run": facts.run, "fire_time": _time(facts.fire_time),
-        "started_at": _time(facts.started_at), "finished_at": _time(facts.finished_at),
+        "schedule": facts.schedule, "run": facts.run, "fire_time": rfc3339(facts.fire_time, "seconds"),
+        "started_at": rfc3339(facts.started_at, "seconds"), "finished_at": rfc3339(facts.finished_at, "seconds"),
         "model": {"id": facts.model_id, "revision": facts.model_revision},
         "counts": {name: facts.counts.get(name, 0) for name in _COUNTS},
         "failures": dict(sorted(facts.failures.items())),
@@ -234,7 +234,3 @@ def _shift(shift: Shift | None) -> dict[str, Any] | None:
     return {
         "verdict": shift.verdict, "psi": shift.psi, "psi_chance": shift.chance, "js": shift.js, "thresholds": thresholds
     }  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
