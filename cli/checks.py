@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from broker.doorbell import Doorbell
+from cli import tables
 from cli.devices import ask_torch
-from cli.tables import mend, unusable
 from corpora.disk import full
 from corpusmill.errors import (
     BrokerFull,
@@ -112,7 +112,9 @@ def _database(settings: Settings) -> Iterator[Finding]:
         asked = time.time()
         skew = now(engine) - (asked + time.time()) / 2
     except DatabaseUnavailable as error:
-        yield Finding(check="database", state="fault", found=unusable(settings, error), mend=mend(settings))
+        yield Finding(
+            check="database", state="fault", found=tables.unusable(settings, error), mend=tables.mend(settings)
+        )
         return
     finally:
         engine.dispose()

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import Data
 from corpusmill.settings import settings_from
 
 if TYPE_CHECKING:
     from cli.checks import Finding
-
-Data = Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")]
 
 db = typer.Typer(add_completion=False, no_args_is_help=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -33,6 +34,7 @@ def _job_id(value: str) -> str:
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False, callback=_job_id)]
 Limit = Annotated[int, typer.Option(min=1, help="Most to show.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 
 

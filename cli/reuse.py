@@ -9,18 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import Data
 from corpusmill.settings import Settings, settings_from
 from corpusmill.times import rfc3339
 
 if TYPE_CHECKING:
     from db.engine import Engine
 
-Data = Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")]
 _TEXTS_AT_ONCE = 10_000
 
 reuse = typer.Typer(add_completion=False, no_args_is_help=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.failures import INTERRUPTED, failed
-from cli.options import Json, Limit, Url, connect
+from cli.options import Data, Json, Limit, Url, connect
 from cli.output import print_json, print_pairs, print_table, say
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def tick(
     ] = None,
     *,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fire, and leave the runs to the sweeper.")] = False,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory, if not CORPUSMILL_DATA_DIR.")] = None,
+    data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Fire every slot that has come, and go on with the runs until they have ended. For the operator: works on the database
