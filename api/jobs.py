@@ -5,7 +5,6 @@ Knows requests and answers. Must not know shards, leases or formulas.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import db.idempotency as keys
 import db.jobs as rows
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
-from api.idempotency import Idempotency, idempotency_of
+from api.idempotency import first_answer, idempotency_of, is_first
 from api.schemas import InlineDocument, JobList, JobPath, JobQuery, JobRequest, JobResponse, JobsQuery, MetricsResponse
 from api.state import State, state
 from api.views import etag_of, job_view, keyset_view, report_view
@@ -56,8 +55,8 @@ def submit(body: JobRequest) -> Response:
     The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run. With an
     `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job."""
     here = state()
-    once = idempotency_of(request, hashlib.sha256(request.get_data()).hexdigest())
-    if once is not None and (first := _first_answer(here, once)) is not None:
+    once = idempotency_of(request)
+    if once is not None and (first := first_answer(here.database, once)) is not None:
         return _accepted(first)
     model = here.catalog.resolve(body.model, body.revision)
     params = here.catalog.check(model, body.task, parse_params(body.task, body.params))
@@ -66,11 +65,8 @@ def submit(body: JobRequest) -> Response:
     slices = planning.slices(here.settings, corpus, body.task)
 
     def write(connection: Connection) -> dict[str, Any] | None:
-        if once is not None and not keys.claim(connection, once.key, once.fingerprint, job_id):
-            made = keys.recall(connection, once.key, once.fingerprint)
-            # a repetition of this transaction after a lost answer finds its own key
-            if made is not None and made.id != job_id:
-                return None
+        if once is not None and not is_first(connection, once, job_id):
+            return None
         rows.create(
             connection, id=job_id, name=body.name, task=body.task, model=model, corpus=corpus,
             params=params.model_dump(mode="json", exclude_none=False), priority=body.priority, metadata=body.metadata,
@@ -86,17 +82,11 @@ def submit(body: JobRequest) -> Response:
         if corpus.inline:
             transact(here.database, lambda connection: corpus_rows.remove(connection, corpus.id))
             files.remove_corpus(here.data_dir, corpus.id)
-        first = _first_answer(here, once) if once is not None else None
+        first = first_answer(here.database, once) if once is not None else None
         assert first is not None, "the other request's key and answer were committed together"
         return _accepted(first)
     _ring(here)
     return _accepted(view)
-
-
-def _first_answer(here: State, once: Idempotency) -> dict[str, Any] | None:
-    with reading(here.database) as connection:
-        made = keys.recall(connection, once.key, once.fingerprint)
-    return dict(made.answer) if made is not None and made.answer is not None else None
 
 
 def _accepted(view: dict[str, Any]) -> Response:

@@ -5,7 +5,6 @@ Knows requests and answers. Must not know how a run is done.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ import db.idempotency as keys
 import db.schedules as rows
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
-from api.idempotency import Idempotency, idempotency_of
+from api.idempotency import Idempotency, first_answer, idempotency_of, is_first
 from api.problems import names_fields
 from api.schemas import PageQuery
 from api.schemas_schedules import (
@@ -59,15 +58,15 @@ def create(body: ScheduleDefinition) -> Response:
     It fires at its next slot, which the answer names with the four after it. With an `Idempotency-Key` a repetition within
     24 hours gets the first answer and makes no second schedule."""
     here = state()
-    once = _once()
-    if once is not None and (first := _first_answer(here, once)) is not None:
+    once = idempotency_of(request)
+    if once is not None and (first := first_answer(here.database, once)) is not None:
         return _made(first)
     check_params(body)
     _check(here, body)
     schedule_id = new_id("sched")
 
     def write(connection: Connection) -> dict[str, Any] | None:
-        if once is not None and not _is_first(connection, once, schedule_id):
+        if once is not None and not is_first(connection, once, schedule_id):
             return None
         rows.create(connection, id=schedule_id, definition=body, next_fire_at=_first_slot(here, body))
         view = _view(rows.get(connection, schedule_id))
@@ -143,13 +142,13 @@ def run(path: SchedulePath) -> Response:
 
     What is not enabled can be run so, too. A run by hand goes on at any hour, whatever the window."""
     here = state()
-    once = _once()
-    if once is not None and (first := _first_answer(here, once)) is not None:
+    once = idempotency_of(request)
+    if once is not None and (first := first_answer(here.database, once)) is not None:
         return answer(first, 202)
     run_id = new_id("run")
 
     def write(connection: Connection) -> dict[str, Any] | None:
-        if once is not None and not _is_first(connection, once, run_id):
+        if once is not None and not is_first(connection, once, run_id):
             return None
         run_now(connection, path.schedule_id, run_id)
         view = run_view(runs.get(connection, run_id))
@@ -205,31 +204,13 @@ def _view(schedule: Schedule) -> dict[str, Any]:
     return schedule_view(schedule, [instant.timestamp() for instant in shown])
 
 
-def _once() -> Idempotency | None:
-    return idempotency_of(request, hashlib.sha256(request.get_data()).hexdigest())
-
-
-def _is_first(connection: Connection, once: Idempotency, made_id: str) -> bool:
-    """Whether this request is the one that its key stands for; its transaction may be run twice."""
-    if keys.claim(connection, once.key, once.fingerprint, made_id):
-        return True
-    made = keys.recall(connection, once.key, once.fingerprint)
-    return made is None or made.id == made_id
-
-
-def _first_answer(here: State, once: Idempotency) -> dict[str, Any] | None:
-    with reading(here.database) as connection:
-        made = keys.recall(connection, once.key, once.fingerprint)
-    return dict(made.answer) if made is not None and made.answer is not None else None
-
-
 def _answered(
     here: State, once: Idempotency | None, write: Callable[[Connection], dict[str, Any] | None]
 ) -> dict[str, Any]:
     """What a transaction made, or what another request with the same key made a moment before."""
     view = transact(here.database, write)
     if view is None:
-        view = _first_answer(here, once) if once is not None else None
+        view = first_answer(here.database, once) if once is not None else None
     assert view is not None, "the other request's key and answer were committed together"
     return view
 
