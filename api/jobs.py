@@ -15,6 +15,7 @@ from flask import Response, request
 
 import db.corpora as corpus_rows
 import db.idempotency as keys
+import db.job_moves as moves
 import db.jobs as rows
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
@@ -128,7 +129,7 @@ def cancel(path: JobPath) -> Response:
     """Cancel a job
 
     Documents that have ended keep their results; the others end as `cancelled`, those on a device after their batch."""
-    return _move(path, rows.request_cancel)
+    return _move(path, moves.request_cancel)
 
 
 @blueprint.post("/jobs/<string:job_id>/pause", responses={202: JobResponse})
@@ -136,13 +137,13 @@ def pause(path: JobPath) -> Response:
     """Pause a job
 
     No more of it is started, and what is on a device goes back into the queue after its batch, unharmed."""
-    return _move(path, rows.request_pause)
+    return _move(path, moves.request_pause)
 
 
 @blueprint.post("/jobs/<string:job_id>/resume", responses={202: JobResponse})
 def resume(path: JobPath) -> Response:
     """Let a paused job go on"""
-    moved = _move(path, rows.request_resume)
+    moved = _move(path, moves.request_resume)
     _ring(state())
     return moved
 
@@ -152,7 +153,7 @@ def retry(path: JobPath) -> Response:
     """Run the failed documents of a job again
 
     What succeeded stays, and the metrics are computed again when the job ends."""
-    moved = _move(path, rows.retry)
+    moved = _move(path, moves.retry)
     _ring(state())
     return moved
 

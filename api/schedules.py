@@ -37,7 +37,7 @@ from corpusmill.ids import new_id
 from corpusmill.places import require_places
 from corpusmill.schedules import ScheduleDefinition, check_params, parse_definition
 from corpusmill.status import ENDED
-from db import jobs, runs
+from db import job_moves, jobs, runs
 from db.engine import Connection, now, reading, transact
 from db.runs import Run
 from db.schedules import Schedule
@@ -128,7 +128,7 @@ def delete(path: SchedulePath) -> Response:
     def write(connection: Connection) -> None:
         for job_id in runs.jobs_of_unfinished(connection, schedule.key):
             if jobs.get(connection, job_id).status not in ENDED:
-                jobs.request_cancel(connection, job_id)
+                job_moves.request_cancel(connection, job_id)
         with suppress(NotFound):  # it was there: this is a repetition after a lost answer, or somebody else was faster
             rows.remove(connection, path.schedule_id)
 

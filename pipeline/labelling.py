@@ -11,7 +11,7 @@ from contextlib import suppress
 from corpora import Format, Upload
 from corpusmill.errors import Conflict
 from corpusmill.status import ENDED, Intent, Status
-from db import corpora, ingest, jobs, planning, runs
+from db import corpora, ingest, job_moves, jobs, planning, runs
 from db.corpora import Corpus
 from db.engine import Connection, reading
 from db.jobs import Job
@@ -81,7 +81,7 @@ def _submit(work: Work, corpus: Corpus) -> Step:
             ttl=work.settings.job_ttl_seconds or None, reuse=definition.reuse,
         )  # fmt: skip
         if not now_open:  # the window closed while the source was read
-            jobs.request_pause(connection, job_id)
+            job_moves.request_pause(connection, job_id)
         runs.advance(connection, work.held, job_id=job_id)
 
     work.write(write)
@@ -95,11 +95,11 @@ def _hold_or_let_go(work: Work, job: Job) -> Step:
     if not work.open_now():
         if job.intent is Intent.RUN:
             with suppress(Conflict):  # it has just ended
-                work.write(lambda connection: jobs.request_pause(connection, job.id))
+                work.write(lambda connection: job_moves.request_pause(connection, job.id))
         return Step(wait=_LOOK_SECONDS, values={"status": "paused"})
     if paused:
         with suppress(Conflict):
-            work.write(lambda connection: jobs.request_resume(connection, job.id))
+            work.write(lambda connection: job_moves.request_resume(connection, job.id))
     return Step(wait=_LOOK_SECONDS, values={"status": "running"} if run.status != "running" else {})
 
 

@@ -28,7 +28,7 @@ from corpusmill.errors import (
 )
 from corpusmill.settings import Settings
 from corpusmill.status import ENDED
-from db import jobs, ledger, runs
+from db import job_moves, ledger, runs
 from db.engine import Connection, Engine, now, reading, transact
 from db.runs import Held, Run, RunStatus
 from pipeline import delivering, labelling, reporting, reviewing
@@ -192,7 +192,7 @@ class Runner:
         """A run that is to give way: its job is cancelled first, so that no device works for it."""
         if run.job_id is not None:
             job_id = run.job_id
-            job = self._write(lambda connection: jobs.request_cancel(connection, job_id))
+            job = self._write(lambda connection: job_moves.request_cancel(connection, job_id))
             if job.status not in ENDED:
                 return Step(wait=_LOOK_SECONDS)
         message = "It gave way to a later run, or its schedule is being deleted."

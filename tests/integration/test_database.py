@@ -17,7 +17,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
-from db import corpora, jobs, results, shards
+from db import corpora, job_moves, jobs, results, shards
 from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
@@ -261,7 +261,7 @@ def test_a_shard_given_back_charges_no_loss(database: Engine) -> None:
 def test_cancelling_ends_what_waits_and_tells_what_runs(database: Engine) -> None:
     job = a_job(database)
     held = claim(database)
-    cancelled = transact(database, lambda connection: jobs.request_cancel(connection, "job_a"))
+    cancelled = transact(database, lambda connection: job_moves.request_cancel(connection, "job_a"))
     assert cancelled.status is Status.CANCELLING
     intents = transact(database, lambda connection: shards.renew(connection, [held], lease=30))
     assert intents == {held.key: "cancel"}
@@ -278,7 +278,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(database: Engine) -> None:
     a_job(database, shard_size=10)
     finish(database, claim(database))
     with pytest.raises(Conflict):
-        transact(database, lambda connection: jobs.request_cancel(connection, "job_a"))
+        transact(database, lambda connection: job_moves.request_cancel(connection, "job_a"))
 
 
 def test_a_job_whose_model_cannot_run_fails_at_once_and_alone(database: Engine) -> None:

@@ -15,17 +15,17 @@ from sqlalchemy import select
 from corpusmill.errors import Conflict, LeaseLost, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED, MOVES, Status
-from db import jobs, results, shards, tables
+from db import job_moves, jobs, results, shards, tables
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import ResultRow, Selection
 from db.shards import Claim
 from tests.integration.test_database import a_job, claim, the_job
 
 PAUSES = {
-    "pause": jobs.request_pause,
-    "resume": jobs.request_resume,
-    "cancel": jobs.request_cancel,
-    "retry": jobs.retry,
+    "pause": job_moves.request_pause,
+    "resume": job_moves.request_resume,
+    "cancel": job_moves.request_cancel,
+    "retry": job_moves.retry,
 }
 
 

@@ -19,7 +19,7 @@ from corpusmill.settings import settings_from
 from corpusmill.shards import Slice
 from corpusmill.tasks import PARAMS, Params, Task
 from corpusmill.texts import text_hash
-from db import corpora, jobs, metrics, reuse, shards
+from db import corpora, job_moves, jobs, metrics, reuse, shards
 from db.engine import Connection, Engine, reading, transact
 from db.reuse import Keeping, Output, Scope
 from db.workers import Description
@@ -275,10 +275,10 @@ def test_failed_results_are_never_used_again_and_retried_ones_are(house: House) 
     again = house.job(["bad a", "good"])
     assert house.run(engine) == ["bad a"]
     engine.bad = False
-    transact(house.database, lambda connection: jobs.retry(connection, first))
+    transact(house.database, lambda connection: job_moves.retry(connection, first))
     assert sorted(house.run(engine)) == ["bad a", "bad b"]
     assert house.the(first).reused == 0
-    transact(house.database, lambda connection: jobs.retry(connection, again))
+    transact(house.database, lambda connection: job_moves.retry(connection, again))
     assert house.run(engine) == []
     assert (house.the(again).reused, house.the(again).counts.succeeded) == (2, 2)  # type: ignore[union-attr]
     assert house.the(again).status == "completed"
@@ -292,7 +292,7 @@ def test_documents_kept_of_a_reopened_shard_are_not_counted_twice(house: House) 
     house.run(engine)
     assert house.the(job_id).reused == 2
     engine.bad = False
-    transact(house.database, lambda connection: jobs.retry(connection, job_id))
+    transact(house.database, lambda connection: job_moves.retry(connection, job_id))
     assert house.the(job_id).reused == 2
     assert house.run(engine) == ["bad"]
     assert house.the(job_id).reused == 2

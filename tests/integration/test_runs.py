@@ -20,7 +20,7 @@ from corpusmill.errors import Conflict, LeaseLost, NotFound, PlaceFault, PlaceUn
 from corpusmill.ids import new_id
 from corpusmill.schedules import parse_definition
 from corpusmill.settings import Settings
-from db import corpora, jobs, ledger, runs, schedules, shards
+from db import corpora, job_moves, jobs, ledger, runs, schedules, shards
 from db.corpora import store_directory
 from db.engine import Engine, now, reading, transact
 from db.results import ResultRow
@@ -593,7 +593,7 @@ def test_a_job_that_somebody_paused_by_hand_is_left_paused(world: World) -> None
         put_off(world.database, run_id)
         world.runner().step()
     job_id = world.run(run_id).job_id or ""
-    transact(world.database, lambda connection: jobs.request_pause(connection, job_id))
+    transact(world.database, lambda connection: job_moves.request_pause(connection, job_id))
     put_off(world.database, run_id)
     world.runner().step()
     with reading(world.database) as connection:
