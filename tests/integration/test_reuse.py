@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import worker.reuse
 from corpora import store_items
 from corpusmill.documents import Document, Result, failed
 from corpusmill.errors import DocumentError, LeaseLost
@@ -29,6 +31,7 @@ from worker.reuse import scope_of
 from worker.runner import Runner
 from worker.serving import serve
 
+ROOT = Path(__file__).parents[2]
 MODEL = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
 SCOPE = Scope(hash="a" * 64, description={"model": "echo", "task": "classification", "revision": "1", "runtime": {}})
 
@@ -217,11 +220,65 @@ def test_whatever_shapes_an_output_makes_another_scope(house: House, other: dict
     assert sorted(house.run(engine)) == ["a", "b"]
 
 
-def test_another_engine_or_version_of_a_library_makes_another_scope(house: House) -> None:
+def test_an_engine_that_runs_another_way_makes_another_scope(house: House) -> None:
     house.job(["a", "b"])
     house.run(Counted())
     house.job(["a", "b"])
     assert sorted(house.run(Counted(version="2"))) == ["a", "b"]
+
+
+@pytest.fixture
+def begin_anew() -> Iterator[Callable[[], None]]:
+    """Be a process that has just begun: it has asked nobody yet for versions and code."""
+
+    def forget() -> None:
+        worker.reuse._versions.cache_clear()
+        worker.reuse._code.cache_clear()
+
+    yield forget
+    forget()
+
+
+def test_another_version_of_a_library_makes_another_scope(
+    house: House, begin_anew: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.job(["a", "b"])
+    house.run(Counted())
+    installed = tmp_path / "libraries" / "regex-9999.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: regex\nVersion: 9999.1\n")
+    monkeypatch.syspath_prepend(installed.parent)
+    begin_anew()
+    for ran in (["a", "b"], []):
+        house.job(["a", "b"])
+        assert sorted(house.run(Counted())) == ran
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("worker/segments.py", True), ("corpusmill/texts.py", True), ("worker/heartbeat.py", False)]
+)
+def test_other_code_makes_another_scope_where_it_has_a_part_in_an_output(
+    house: House,
+    begin_anew: Callable[[], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    counts: bool,
+) -> None:
+    house.job(["a", "b"])
+    house.run(Counted())
+    code = tmp_path / "code"
+    for room in ("catalog", "corpusmill", "worker"):
+        shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(worker.reuse, "__file__", str(code / "worker" / "reuse.py"))
+    begin_anew()
+    house.job(["a", "b"])
+    assert house.run(Counted()) == [], "the same code in another place"
+    with (code / file).open("a") as changed:
+        changed.write("# another line\n")
+    begin_anew()
+    house.job(["a", "b"])
+    assert sorted(house.run(Counted())) == (["a", "b"] if counts else [])
 
 
 def test_a_second_text_is_a_part_of_the_text(house: House) -> None:
