@@ -230,11 +230,11 @@ class Rig:
             self._corpora[id(found)] = (found, self.upload(found))
         return self._corpora[id(found)][1]
 
-    def submit(self, found: Documents, *, delay_ms: float = 0.0, **body: Any) -> str:
-        """A job over these documents; its id."""
+    def submit(self, found: Documents, *, delay_ms: float = 0.0, timeout: float = 60.0, **body: Any) -> str:
+        """A job over these documents, answered within `timeout` seconds; its id."""
         params = {"delay_ms": delay_ms} if delay_ms else {}
         asked = {"task": "classification", "model": "echo", "corpus": self.corpus(found), "params": params, **body}
-        response = self.request("POST", "/jobs", json=asked)
+        response = self.request("POST", "/jobs", json=asked, timeout=timeout)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
