@@ -219,7 +219,14 @@ def list_references(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
 def delete_corpus(path: CorpusPath) -> Response:
     """Delete a corpus that no open job uses"""
     here = state()
-    transact(here.database, lambda connection: rows.remove(connection, path.corpus_id))
+    with reading(here.database) as connection:
+        rows.get(connection, path.corpus_id)
+
+    def write(connection: Connection) -> None:
+        with suppress(NotFound):  # it was there: this is a repetition after a lost answer, or somebody else was faster
+            rows.remove(connection, path.corpus_id)
+
+    transact(here.database, write)
     files.remove_corpus(here.data_dir, path.corpus_id)
     settle(here.database)
     return Response(status=204)

@@ -11,8 +11,9 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
+from corpusmill.errors import NotFound
 from db import jobs
-from db.corpora import store_directory, upload_path
+from db.corpora import Corpus, store_directory, upload_path
 from db.engine import Engine, transact
 from db.tables import corpora
 
@@ -30,7 +31,17 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
     """Delete a job with its results and metrics, and the files of its inline documents. Raises NotFound."""
-    corpus = transact(database, lambda connection: jobs.remove(connection, job_id, expired_only=expired_only))
+    removed: list[Corpus | None] = []
+
+    def write(connection: Connection) -> None:
+        try:
+            removed.append(jobs.remove(connection, job_id, expired_only=expired_only))
+        except NotFound:
+            if not removed:  # else this is a repetition after a commit whose answer was lost
+                raise
+
+    transact(database, write)
+    corpus = removed[-1]
     if corpus is not None:
         remove_corpus(data_dir, corpus.id)
 

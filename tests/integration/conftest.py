@@ -1,12 +1,17 @@
-"""Real databases: a SQLite file and a PostgreSQL server, each test with a database of its own."""
+"""Real databases: a SQLite file and a PostgreSQL server, each test with a database of its own; and an API on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import event
 
+from api.app import create_app
+from corpusmill.settings import Settings
 from db.engine import Engine, create_engine, migrate
 from tests.databases import new_database
 
@@ -26,3 +31,40 @@ def database(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
+    """The API on the database of this test, with one configured place."""
+    (tmp_path / "places.toml").write_text('[databases.shop]\nurl = "sqlite:////nowhere/shop.sqlite3"\n')
+    url = database_url.replace("postgresql+psycopg://", "postgresql://")
+    app = create_app(Settings(data_dir=tmp_path, database_url=url, places_file=tmp_path / "places.toml"))
+    yield app.test_client()
+    app.extensions["corpusmill"].database.dispose()
+    app.extensions["corpusmill"].doorbell.close()
+
+
+@pytest.fixture
+def lose_commit(http: FlaskClient) -> Callable[[], None]:
+    """Makes the API lose the database's answer to the next writing transaction, which is committed."""
+    application: Any = http.application
+    database: Engine = application.extensions["corpusmill"].database
+    dialect: Any = database.dialect
+    commit = dialect.do_commit
+    armed = [False, False]  # by the test; and within a commit of what it is for
+
+    def begins(connection: Any) -> None:
+        armed[1] = armed[0] and bool(connection.get_execution_options().get("corpusmill_writes"))
+
+    def lost(connection: Any) -> None:
+        commit(connection)
+        if armed[1]:
+            armed[:] = [False, False]
+            raise dialect.dbapi.OperationalError("the connection is lost")
+
+    def arm() -> None:
+        armed[0] = True
+
+    event.listen(database, "commit", begins)
+    dialect.do_commit = lost
+    return arm

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from api.app import create_app
-from corpusmill.settings import Settings
-from db.engine import Engine
-
 ROWS = 4
-PLACES = '[databases.shop]\nurl = "sqlite:////nowhere/shop.sqlite3"\n'
-
-
-@pytest.fixture
-def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
-    """An API with four of everything that is listed by pages."""
-    (tmp_path / "places.toml").write_text(PLACES)
-    url = database_url.replace("postgresql+psycopg://", "postgresql://")
-    app = create_app(Settings(data_dir=tmp_path, database_url=url, places_file=tmp_path / "places.toml"))
-    yield app.test_client()
-    app.extensions["corpusmill"].database.dispose()
-    app.extensions["corpusmill"].doorbell.close()
 
 
 def sent(http: FlaskClient, method: str, path: str, **body: Any) -> dict[str, Any]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import event
 
-from api.app import create_app
-from corpusmill.settings import Settings
 from db import runs
 from db.engine import Engine, transact
 
-PLACES = """
-[databases.shop]
-url = "sqlite:////nowhere/shop.sqlite3"
-"""
 DEFINITION: dict[str, Any] = {
     "name": "reviews",
     "cron": "30 2 * * *",
@@ -28,17 +20,6 @@ DEFINITION: dict[str, Any] = {
     "job": {"task": "classification", "model": "echo"},
     "sinks": [{"type": "table", "place": "shop", "table": "labels"}],
 }
-
-
-@pytest.fixture
-def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
-    """The API on the database of this test, with one configured place."""
-    (tmp_path / "places.toml").write_text(PLACES)
-    url = database_url.replace("postgresql+psycopg://", "postgresql://")
-    app = create_app(Settings(data_dir=tmp_path, database_url=url, places_file=tmp_path / "places.toml"))
-    yield app.test_client()
-    app.extensions["corpusmill"].database.dispose()
-    app.extensions["corpusmill"].doorbell.close()
 
 
 def made(http: FlaskClient, **fields: Any) -> dict[str, Any]:
@@ -158,32 +139,6 @@ def test_runs_come_in_pages_newest_first(http: FlaskClient, database: Engine) ->
         cursor = page["next_cursor"]
     assert found == [f"1970-01-0{day}" for day in (5, 4, 3, 2, 1)]
     assert cursor is None
-
-
-@pytest.fixture
-def lose_commit(http: FlaskClient) -> Callable[[], None]:
-    """Makes the API lose the database's answer to the next writing transaction, which is committed."""
-    application: Any = http.application
-    database: Engine = application.extensions["corpusmill"].database
-    dialect: Any = database.dialect
-    commit = dialect.do_commit
-    armed = [False, False]  # by the test; and within a commit of what it is for
-
-    def begins(connection: Any) -> None:
-        armed[1] = armed[0] and bool(connection.get_execution_options().get("corpusmill_writes"))
-
-    def lost(connection: Any) -> None:
-        commit(connection)
-        if armed[1]:
-            armed[:] = [False, False]
-            raise dialect.dbapi.OperationalError("the connection is lost")
-
-    def arm() -> None:
-        armed[0] = True
-
-    event.listen(database, "commit", begins)
-    dialect.do_commit = lost
-    return arm
 
 
 def test_a_change_whose_commit_lost_its_answer_is_made_once(http: FlaskClient, lose_commit: Callable[[], None]) -> None:
