@@ -14,12 +14,16 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
+import structlog
+
 from corpusmill.errors import PlaceFault
 from corpusmill.places import ArgillaPlace
 from corpusmill.schedules import ArgillaTarget
 from pipeline.review import Answer, Chosen, Pushed
 from pipeline.review.naming import key_of, model_version, revision_of
 from pipeline.review.wire import Wire
+
+log = structlog.get_logger(__name__)
 
 #: Records of one request: the server refuses more.
 MOST_RECORDS = 500
@@ -72,10 +76,14 @@ class Argilla:
         with self._wire() as wire:
             dataset = self._dataset(wire)
             form = self._form(wire, dataset)
+            others = 0
             for record in self._records(wire, dataset):
                 answer = answer_of(record, form)
                 if answer is not None:
                     yield answer
+                others += answer is None and _said(record, form) is not None
+            if others:
+                log.info("answers left out", tool="Argilla", why="no suggestion of ours", documents=others)
 
     def _records(self, wire: Wire, dataset: str) -> Iterator[Any]:
         offset = 0
@@ -157,21 +165,27 @@ def record_of(chosen: Chosen, form: Form) -> dict[str, Any]:
 
 def answer_of(record: Mapping[str, Any], form: Form) -> Answer | None:
     """What people say of a record; None where nobody has, or where it is none of ours."""
+    said = _said(record, form)
+    revisions = [
+        revision_of(str(each.get("agent"))) for each in record.get("suggestions") or ()
+        if str(each.get("question_id")) == form.question_id
+    ]  # fmt: skip
+    if said is None or not revisions or revisions[0] is None:
+        return None
+    document, value, time_ = said
+    remote = {"id": str(record["id"])}
+    return Answer(document_id=document, model_revision=revisions[0], label=value, at=_seconds(time_), remote=remote)
+
+
+def _said(record: Mapping[str, Any], form: Form) -> tuple[str, Any, Any] | None:
+    """A document of ours, the newest response to it and its time, whoever has suggested something; None without one."""
     _, slash, document = str(record.get("external_id") or "").partition("/")
     given = [each for each in record.get("responses") or () if each.get("status") == "submitted"]
-    versions = [
-        each["agent"] for each in record.get("suggestions") or ()
-        if each.get("agent") and str(each.get("question_id")) == form.question_id
-    ]  # fmt: skip
-    if not slash or not given or not versions:
+    if not slash or not given:
         return None
     newest = max(given, key=lambda each: str(each.get("updated_at") or ""))
     value = ((newest.get("values") or {}).get(form.question) or {}).get("value")
-    if value is None:
-        return None
-    remote = {"id": str(record["id"])}
-    at = _seconds(newest.get("updated_at"))
-    return Answer(document_id=document, model_revision=revision_of(versions[0]), label=value, at=at, remote=remote)
+    return None if value is None else (document, value, newest.get("updated_at"))
 
 
 def _value(output: Mapping[str, Any], form: Form) -> Any:

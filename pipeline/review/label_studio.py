@@ -19,6 +19,8 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
+import structlog
+
 from corpusmill.errors import PlaceFault, PlaceUnavailable
 from corpusmill.places import LabelStudioPlace
 from corpusmill.schedules import LabelStudioTarget
@@ -27,6 +29,8 @@ from pipeline.review.label_config import LabelConfig, parse_config
 from pipeline.review.naming import key_of, model_version, revision_of
 from pipeline.review.vendor import Validator
 from pipeline.review.wire import Wire
+
+log = structlog.get_logger(__name__)
 
 #: Documents of one import; it takes up to 250,000 tasks and 200 MB.
 BATCH = 250
@@ -66,8 +70,13 @@ class LabelStudio:
         """The newest annotation of each task; one that was cancelled, or is a draft, says nothing."""
         with self._wire() as wire:
             _, config = self._config(wire, text_pair=False)
+            others = 0
             for task in self._tasks(wire, {"only_annotated": "true"}):
-                yield from answers_of(task, config)
+                answers = list(answers_of(task, config))
+                others += not answers and answered(task, config)
+                yield from answers
+            if others:
+                log.info("answers left out", tool="Label Studio", why="no prediction of ours", documents=others)
 
     def _put(self, wire: Wire, batch: Sequence[Chosen], tasks: Sequence[dict[str, Any]]) -> Iterator[Pushed]:
         known = self._known(wire, tasks)
@@ -181,18 +190,29 @@ def task_of(chosen: Chosen, config: LabelConfig) -> dict[str, Any]:
 
 def answers_of(task: Mapping[str, Any], config: LabelConfig) -> Iterator[Answer]:
     """What people say of a task, for each revision of a model that has looked at it."""
-    document = task.get("data", {}).get("corpusmill_document")
-    given = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
-    if document is None or not given:
+    newest = _newest(task)
+    label = None if newest is None else config.answer(newest)
+    if newest is None or label is None:
         return
-    newest = max(given, key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
-    label = config.answer(newest)
-    if label is None:
-        return
+    document = task["data"]["corpusmill_document"]
     at = _seconds(newest.get("updated_at") or newest.get("created_at"))
-    for revision in sorted({revision_of(version) for version in _versions(task)}):
+    for revision in sorted({found for version in _versions(task) if (found := revision_of(version)) is not None}):
         remote = {"id": str(task["id"]), "annotation": newest.get("id")}
         yield Answer(document_id=document, model_revision=revision, label=label, at=at, remote=remote)
+
+
+def answered(task: Mapping[str, Any], config: LabelConfig) -> bool:
+    """Whether people have said something of a task with a document of ours, whoever has predicted it."""
+    newest = _newest(task)
+    return newest is not None and config.answer(newest) is not None
+
+
+def _newest(task: Mapping[str, Any]) -> Any:
+    """The newest annotation of a document of ours, or None."""
+    given = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
+    if task.get("data", {}).get("corpusmill_document") is None:
+        return None
+    return max(given, key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""), default=None)
 
 
 def _versions(task: Mapping[str, Any]) -> set[str]:

@@ -9,6 +9,8 @@ import hashlib
 
 from pipeline.sinks import Delivered
 
+_LONGEST = 200
+
 
 def key_of(row: Delivered) -> str:
     """16 hexadecimal digits for a document with its text: one that is pushed again has the same, one whose text has changed
@@ -18,10 +20,12 @@ def key_of(row: Delivered) -> str:
 
 
 def model_version(row: Delivered) -> str:
-    """The model with its revision, as both tools show it; Argilla takes letters, digits and `-_:./` alone, 200 at most."""
-    return f"{row.model_id}:{row.model_revision}"[:200]
+    """The model with its revision, as both tools show it; Argilla takes letters, digits and `-_:./` alone, 200 at most. Of
+    what is longer the id loses its end: answers are told apart by the revision."""
+    return f"{row.model_id[: _LONGEST - 1 - len(row.model_revision)]}:{row.model_revision}"
 
 
-def revision_of(version: str) -> str:
-    """The revision in a model version."""
-    return version.rpartition(":")[2]
+def revision_of(version: str) -> str | None:
+    """The revision in a model version, which may hold colons, as an id never does; None where the version is none of ours."""
+    model, colon, revision = version.partition(":")
+    return revision if model and colon else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from corpusmill.errors import InvalidRequest, PlaceFault, PlaceUnavailable
 from corpusmill.places import Places, parse_places
@@ -253,6 +254,45 @@ def test_argilla_takes_several_labels_and_texts_by_its_questions(tmp_path: Path)
     with ArgillaPeer(kind="text") as peer:
         list(argilla(peer, tmp_path).push(chosen([row(0, label=None, score=None, output={"translation": "Satz"})])))
         assert peer.records[0]["suggestions"][0]["value"] == "Satz"
+
+
+#: Of a model that is kept in a directory: a hash over its files, which holds a colon.
+HASHED = f"sha256:{'0123456789abcdef' * 4}"
+
+
+@pytest.mark.parametrize("model", ["demo/classifier", "m" * 300])
+@pytest.mark.parametrize("revision", ["abc", HASHED])
+def test_a_revision_comes_back_as_it_went_whatever_is_in_it_and_however_long_the_id(
+    tmp_path: Path, model: str, revision: str
+) -> None:
+    given = [row(0, model_id=model, model_revision=revision)]
+    with LabelStudioPeer() as peer, ArgillaPeer() as other:
+        for reviewers in (studio(peer, tmp_path), argilla(other, tmp_path)):
+            list(reviewers.push(chosen(given)))
+        peer.annotate("d0", "negative")
+        other.respond("d0", "negative")
+        answers = [*studio(peer, tmp_path).pull(), *argilla(other, tmp_path).pull()]
+        shown = [peer.tasks[0]["predictions"][0]["model_version"], other.records[0]["suggestions"][0]["agent"]]
+    assert [(each.document_id, each.model_revision) for each in answers] == [("d0", revision)] * 2
+    assert all(len(version) <= 200 and version.startswith(model[:100]) for version in shown)
+
+
+def test_answers_to_what_another_program_has_predicted_are_left_out_and_counted(
+    tmp_path: Path,
+) -> None:
+    with LabelStudioPeer() as peer, ArgillaPeer() as other:
+        for reviewers in (studio(peer, tmp_path), argilla(other, tmp_path)):
+            list(reviewers.push(chosen([row(0), row(1)])))
+        peer.tasks[0]["predictions"][0]["model_version"] = other.records[0]["suggestions"][0]["agent"] = "theirs"
+        for number in range(2):
+            peer.annotate(f"d{number}", "negative")
+            other.respond(f"d{number}", "negative")
+        with capture_logs() as said:
+            answers = [*studio(peer, tmp_path).pull(), *argilla(other, tmp_path).pull()]
+    assert [each.document_id for each in answers] == ["d1", "d1"]
+    assert [(line["event"], line["tool"], line["documents"]) for line in said] == [
+        ("answers left out", "Label Studio", 1), ("answers left out", "Argilla", 1),
+    ]  # fmt: skip
 
 
 def test_a_label_or_a_dataset_that_argilla_does_not_have_is_a_fault_for_a_person(tmp_path: Path) -> None:
