@@ -8,7 +8,7 @@ A row is of a document and a model's revision. Where the same document is sent a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,24 +36,19 @@ class Sent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What there is of a document that people were asked about; `corpus_id` is that of the run that asked."""
+    """What there is of a document that people were asked about; `corpus_id` is that of the run that asked, `several`
+    whether the model gives labels by the list."""
 
     run_key: int
     corpus_id: str | None
     remote_id: str | None
     answer: Any
+    several: bool
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """How often people have answered for a model's revision, and agreed with it: of the documents that were drawn by
-    chance, and of those that a rule had sent."""
-
-    model_revision: str
-    audited: int = 0
-    audited_agreed: int = 0
-    doubtful: int = 0
-    doubtful_agreed: int = 0
+    def as_the_model_says(self, label: Any) -> Any:
+        """What people say, in the form of the model's own label: a question that takes several has one as a list of one."""
+        one = isinstance(label, list) and len(label) == 1 and not self.several
+        return label[0] if one else label
 
 
 def sent(connection: Connection, schedule_key: int, run_key: int, documents: Sequence[Sent]) -> None:
@@ -89,7 +84,7 @@ def known(connection: Connection, schedule_key: int, pairs: Collection[Pair]) ->
         rows = connection.execute(
             select(
                 reviews.c.document_id, reviews.c.model_revision, reviews.c.run_key, reviews.c.remote_id, reviews.c.answer,
-                runs.c.corpus_id,
+                reviews.c.label, runs.c.corpus_id,
             )
             .join(runs, runs.c.key == reviews.c.run_key)
             .where(reviews.c.schedule_key == schedule_key)
@@ -97,8 +92,9 @@ def known(connection: Connection, schedule_key: int, pairs: Collection[Pair]) ->
         )  # fmt: skip
         for row in rows:
             found[row.document_id, row.model_revision] = Known(
-                run_key=row.run_key, corpus_id=row.corpus_id, remote_id=row.remote_id, answer=row.answer
-            )
+                run_key=row.run_key, corpus_id=row.corpus_id, remote_id=row.remote_id, answer=row.answer,
+                several=_is_set(row.label),
+            )  # fmt: skip
     return found
 
 
@@ -118,39 +114,20 @@ def answered(connection: Connection, schedule_key: int, answers: Mapping[Pair, t
         )
 
 
-def records(connection: Connection, schedule_key: int) -> list[Record]:
-    """The track record of each revision of a model that people have answered for, by revision."""
-    counts: dict[str, list[int]] = {}
-    for revision, why, agreed in _agreements(connection, schedule_key):
-        own = counts.setdefault(revision, [0, 0, 0, 0])
-        at = 0 if why == "audit" else 2
-        own[at] += 1
-        own[at + 1] += agreed
-    return [
-        Record(
-            model_revision=revision, audited=own[0], audited_agreed=own[1], doubtful=own[2], doubtful_agreed=own[3]
-        )
-        for revision, own in sorted(counts.items())
-    ]  # fmt: skip
-
-
 def audited(connection: Connection, schedule_key: int, model_revision: str) -> tuple[int, int]:
-    """How many audited documents of a revision have been answered, and on how many people agree with the model."""
-    for record in records(connection, schedule_key):
-        if record.model_revision == model_revision:
-            return record.audited, record.audited_agreed
-    return 0, 0
-
-
-def _agreements(connection: Connection, schedule_key: int) -> Iterator[tuple[str, str, bool]]:
-    """(revision, why, whether they agree) for each answer."""
+    """The track record of a model's revision: of the documents that were drawn by chance, how many people have answered, and
+    on how many of these they agree with the model."""
     query = (
-        select(reviews.c.model_revision, reviews.c.why, reviews.c.label, reviews.c.answer)
-        .where(reviews.c.schedule_key == schedule_key, reviews.c.answered_at.is_not(None))
+        select(reviews.c.label, reviews.c.answer)
+        .where(reviews.c.schedule_key == schedule_key, reviews.c.model_revision == model_revision)
+        .where(reviews.c.why == "audit", reviews.c.answered_at.is_not(None))
         .execution_options(yield_per=2_000)
     )
+    answers = agreed = 0
     for row in connection.execute(query):
-        yield row.model_revision, row.why, row.label == _label(row.answer["label"])
+        answers += 1
+        agreed += row.label == _label(row.answer["label"])
+    return answers, agreed
 
 
 def _label(label: str | Iterable[str] | None) -> str | None:
@@ -158,3 +135,11 @@ def _label(label: str | Iterable[str] | None) -> str | None:
     if label is None or isinstance(label, str):
         return label
     return json.dumps(sorted({str(each) for each in label}), ensure_ascii=False)
+
+
+def _is_set(label: str | None) -> bool:
+    """Whether a label as it is compared is of several."""
+    try:
+        return isinstance(json.loads(label or ""), list)
+    except ValueError:
+        return False

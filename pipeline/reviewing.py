@@ -61,21 +61,23 @@ def audit_now(work: Work) -> Audit | None:
 def take_in(work: Work, reviewers: Reviewers) -> int:
     """Keep the answers that are new, as references of the corpora that their documents are in, so that metrics are computed
     again; returns how many. Cut off between the two, it attaches the same references again, which changes nothing."""
-    new = 0
+    new = others = 0
     answers = reviewers.pull()
     while batch := list(islice(answers, _BATCH)):
         work.go_on()
-        kept, by_corpus = _new(work, batch)
+        kept, by_corpus, unknown = _new(work, batch)
         for corpus_id, labels in by_corpus.items():
             _attach(work, corpus_id, labels)
         work.write(lambda connection, kept=kept: reviews.answered(connection, work.run.schedule_key, kept))  # type: ignore[misc]
-        new += len(kept)
+        new, others = new + len(kept), others + unknown
+    if others:
+        log.info("answers left out", run=work.run.id, why="not sent by this schedule", documents=others)
     return new
 
 
-def _new(work: Work, batch: Sequence[Answer]) -> tuple[dict[Pair, tuple[Any, float]], dict[str, dict[str, Any]]]:
-    """Which answers say something new, and by corpus the labels of its documents. An answer about another text of a document
-    than the one that was pushed last says nothing of it."""
+def _new(work: Work, batch: Sequence[Answer]) -> tuple[dict[Pair, tuple[Any, float]], dict[str, dict[str, Any]], int]:
+    """Which answers say something new, by corpus the labels of its documents, and how many are of what the schedule has not
+    sent. An answer about another text of a document than the one that was pushed last says nothing of it."""
     pairs = [(answer.document_id, answer.model_revision) for answer in batch]
     with reading(work.database) as connection:
         known = reviews.known(connection, work.run.schedule_key, pairs)
@@ -85,12 +87,13 @@ def _new(work: Work, batch: Sequence[Answer]) -> tuple[dict[Pair, tuple[Any, flo
         found = known.get(pair)
         if found is None or (answer.remote or {}).get("id") != found.remote_id:
             continue
-        if found.answer is not None and found.answer["label"] == answer.label:
+        label = found.as_the_model_says(answer.label)
+        if found.answer is not None and found.answer["label"] == label:
             continue
-        kept[pair] = (answer.label, answer.at)
+        kept[pair] = (label, answer.at)
         if found.corpus_id is not None:
-            by_corpus.setdefault(found.corpus_id, {})[answer.document_id] = answer.label
-    return kept, by_corpus
+            by_corpus.setdefault(found.corpus_id, {})[answer.document_id] = label
+    return kept, by_corpus, sum(pair not in known for pair in pairs)
 
 
 def _attach(work: Work, corpus_id: str, labels: Mapping[str, Any]) -> None:

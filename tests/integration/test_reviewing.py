@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from corpusmill.settings import Settings
 from db import corpora, jobs, metrics, references, rescoring, reviews
 from db.engine import Engine, reading, transact
-from db.reviews import Record, Sent
+from db.reviews import Sent
 from db.runs import Run
 from pipeline import reviewing
-from tests.integration.labelling_peers import ArgillaPeer, LabelStudioPeer
+from tests.integration.labelling_peers import CONFIG, ArgillaPeer, LabelStudioPeer
 from tests.integration.test_runs import Shelf, World
 
 EVERYTHING = {"audit": 1.0, "to": {"type": "label_studio", "place": "team", "project": 1}}
@@ -47,9 +48,9 @@ def evaluated(world: World, run: Run) -> tuple[dict[str, Any], int]:
         return {each.name: each for each in metrics.stored(connection, job).metrics}, job.references_version
 
 
-def record(world: World, key: int) -> list[Record]:
+def audited(world: World, key: int, revision: str = "1") -> tuple[int, int]:
     with reading(world.database) as connection:
-        return reviews.records(connection, key)
+        return reviews.audited(connection, key, revision)
 
 
 def test_what_people_say_becomes_the_metrics_of_the_run_and_the_track_record_of_its_model(
@@ -63,14 +64,14 @@ def test_what_people_say_becomes_the_metrics_of_the_run_and_the_track_record_of_
         3,
     )
     assert [task["data"]["corpusmill_document"] for task in peer.tasks] == ["a", "b", "c"]
-    assert record(world, schedule.key) == []
+    assert audited(world, schedule.key) == (0, 0)
     peer.annotate("a", "positive")
     peer.annotate("b", "negative")
     second = world.night(1, **POSITIVE)
     assert (second.counts["answered"], len(peer.tasks)) == (2, 3)
     found, version = evaluated(world, first)
     assert (found["accuracy"].value, found["accuracy"].n, version) == (0.5, 2, 1)
-    assert record(world, schedule.key) == [Record(model_revision="1", audited=2, audited_agreed=1)]
+    assert audited(world, schedule.key) == (2, 1)
     world.shelf.documents["d"] = "four"
     third = world.night(2, **POSITIVE)
     assert third.report is not None
@@ -89,10 +90,10 @@ def test_people_may_change_their_minds(world: World, peer: LabelStudioPeer) -> N
     world.night(2)
     found, version = evaluated(world, first)
     assert (found["accuracy"].value, found["accuracy"].n, version) == (1.0, 2, 2)
-    assert record(world, schedule.key)[0].audited_agreed == 2
+    assert audited(world, schedule.key) == (2, 2)
 
 
-def test_doubtful_and_audited_documents_have_records_of_their_own(world: World, peer: LabelStudioPeer) -> None:
+def test_what_is_said_of_doubtful_documents_is_no_part_of_the_track_record(world: World, peer: LabelStudioPeer) -> None:
     schedule = world.schedule(review={**EVERYTHING, "thresholds": {"negative": 0.9}})
     label: Callable[[str], str] = lambda text: "negative" if text == "two" else "positive"  # noqa: E731
     first = world.night(0, label=label)
@@ -100,9 +101,7 @@ def test_doubtful_and_audited_documents_have_records_of_their_own(world: World, 
     for document in "abc":
         peer.annotate(document, "positive")
     world.night(1)
-    assert record(world, schedule.key) == [
-        Record(model_revision="1", audited=2, audited_agreed=2, doubtful=1, doubtful_agreed=0)
-    ]
+    assert audited(world, schedule.key) == (2, 2)
 
 
 def test_a_tool_that_does_not_answer_puts_the_stage_off_and_gets_nothing_twice(
@@ -162,7 +161,7 @@ def test_what_is_said_of_a_text_that_has_changed_since_is_not_said_of_the_new_on
     assert world.night(2).counts["answered"] == 0
     peer.annotate("a", "negative")
     assert world.night(3).counts["answered"] == 1
-    assert record(world, schedule.key) == [Record(model_revision="1", audited=1, audited_agreed=0)]
+    assert audited(world, schedule.key) == (1, 0)
 
 
 def test_answers_outlive_the_corpus_that_they_are_about(world: World, peer: LabelStudioPeer) -> None:
@@ -171,7 +170,44 @@ def test_answers_outlive_the_corpus_that_they_are_about(world: World, peer: Labe
     peer.annotate("a", "positive")
     transact(world.database, lambda connection: corpora.remove(connection, first.corpus_id or ""))
     assert world.night(1).counts["answered"] == 1
-    assert record(world, schedule.key) == [Record(model_revision="1", audited=1, audited_agreed=1)]
+    assert audited(world, schedule.key) == (1, 1)
+
+
+SEVERAL = CONFIG.replace('toName="review"', 'toName="review" choice="multiple"')
+
+
+def test_one_label_where_several_could_be_chosen_is_the_label_of_a_model_that_gives_one(
+    world: World, peer: LabelStudioPeer
+) -> None:
+    peer.config = SEVERAL
+    schedule = world.schedule(review=EVERYTHING)
+    first = world.night(0, **POSITIVE)
+    peer.annotate("a", "positive")
+    peer.annotate("b", "negative")
+    peer.annotate("c", "positive", "negative")
+    assert world.night(1).counts["answered"] == 3
+    assert world.night(2).counts["answered"] == 0, "what was said before is not news"
+    assert audited(world, schedule.key) == (3, 1)
+    with reading(world.database) as connection:
+        corpus = corpora.get(connection, first.corpus_id or "")
+        version = references.current(connection, corpus.key)
+    assert version is not None
+    attached = references.opened(world.settings.data_dir, corpus.id, version)
+    assert [each for _, each in attached.between(0)] == ["positive", "negative", ["positive", "negative"]]
+
+
+def test_answers_for_documents_that_another_schedule_has_sent_are_left_to_it_and_counted(
+    world: World, peer: LabelStudioPeer
+) -> None:
+    schedule = world.schedule(review=EVERYTHING)
+    world.night(0, **POSITIVE)
+    peer.tasks[0]["data"]["corpusmill_document"] = "theirs"
+    for document in ("theirs", "b"):
+        peer.annotate(document, "positive")
+    with capture_logs() as said:
+        assert world.night(1).counts["answered"] == 1
+    assert [line["documents"] for line in said if line["event"] == "answers left out"] == [1]
+    assert audited(world, schedule.key) == (1, 1)
 
 
 def test_argilla_does_the_same(world: World) -> None:
@@ -185,7 +221,7 @@ def test_argilla_does_the_same(world: World) -> None:
         world.night(1)
         found, _ = evaluated(world, first)
     assert (found["accuracy"].value, found["accuracy"].n) == (0.0, 1)
-    assert record(world, schedule.key) == [Record(model_revision="1", doubtful=1)]
+    assert audited(world, schedule.key) == (0, 0)
 
 
 def test_a_document_sent_again_by_the_same_run_keeps_its_answer_and_by_another_begins_anew(world: World) -> None:
@@ -199,8 +235,8 @@ def test_a_document_sent_again_by_the_same_run_keeps_its_answer_and_by_another_b
         reviews.sent(connection, schedule.key, first.key, [sent])
 
     transact(world.database, write)
-    assert record(world, schedule.key) == [Record(model_revision="r", audited=1, audited_agreed=1)]
+    assert audited(world, schedule.key, "r") == (1, 1)
     transact(world.database, lambda connection: reviews.sent(connection, schedule.key, second.key, [sent]))
-    assert record(world, schedule.key) == []
+    assert audited(world, schedule.key, "r") == (0, 0)
     with reading(world.database) as connection:
         assert reviews.known(connection, schedule.key, [("a", "r")])["a", "r"].run_key == second.key
