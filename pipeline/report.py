@@ -41,8 +41,8 @@ class Audit:
 class Facts:
     """A run as its report begins with it. Times are in seconds since 1970.
 
-    `counts`: read, new, changed, unchanged, repeated, unusable, gone, ran, reused, succeeded, failed, reviewed.
-    `failures` counts failed documents by error code. `seconds` is by stage. `audit` is of this run's model revision.
+    `counts` are those of FIGURES up to `reviewed`. `failures` counts failed documents by error code. `seconds` is by
+    stage. `audit` is of this run's model revision.
     """
 
     schedule: str
@@ -72,6 +72,7 @@ FIGURES = {
     "read": "documents that the source gave",
     "new": "of these, never seen before",
     "changed": "seen before with another text",
+    "relabelled": "seen before with this text, which another revision or other parameters had labelled",
     "unchanged": "seen before with this text, and left alone",
     "repeated": "given twice in one reading",
     "unusable": "rows or lines that are no documents",
@@ -101,7 +102,10 @@ FIGURES = {
     "documents_per_second": "labelled documents, taken from before or not, by the duration",
 }
 _OPEN = ("failures/", "seconds/")
-_COUNTS = tuple(FIGURES)[:12]
+_COUNTS = (
+    "read", "new", "changed", "relabelled", "unchanged", "repeated", "unusable", "gone", "ran", "reused", "succeeded",
+    "failed", "reviewed",
+)  # fmt: skip
 _SHARES = {
     "reused_share": ("reused", ("ran", "reused")),
     "failed_share": ("failed", ("succeeded", "failed")),

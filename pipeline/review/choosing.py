@@ -74,7 +74,7 @@ def entropy_of(output: Mapping[str, Any]) -> float | None:
         return None
     total = sum(shares)
     entropy = -sum(share / total * log(share / total) for share in shares if share > 0)
-    return entropy / log(len(shares))
+    return min(1.0, entropy / log(len(shares)))  # rounding takes an even draw among five above it
 
 
 def _doubt(row: Delivered, review: Review) -> tuple[Why, float] | None:

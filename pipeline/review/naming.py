@@ -26,6 +26,6 @@ def model_version(row: Delivered) -> str:
 
 
 def revision_of(version: str) -> str | None:
-    """The revision in a model version, which may hold colons, as an id never does; None where the version is none of ours."""
+    """The revision in a model version, which may hold colons, as an id never does; None where it is no version of ours."""
     model, colon, revision = version.partition(":")
     return revision if model and colon else None

@@ -140,6 +140,21 @@ def test_a_report_adds_up() -> None:
     json.dumps(report.body, allow_nan=False)
 
 
+def test_the_counts_of_a_night_on_which_a_new_revision_labels_what_was_labelled_before_add_up() -> None:
+    counts = {"read": 1_000, "new": 3, "changed": 2, "relabelled": 995, "unchanged": 0, "repeated": 0, "unusable": 0,
+              "ran": 990, "reused": 10, "succeeded": 999, "failed": 1}  # fmt: skip
+    report = report_of(night(counts=counts), [], ReportDefinition())
+    shown = report.body["counts"]
+    for said in (shown, report.figures):
+        taken = said["new"] + said["changed"] + said["relabelled"]
+        assert taken == said["ran"] + said["reused"] == said["succeeded"] + said["failed"] == 1_000
+        assert said["read"] == taken + said["unchanged"] + said["repeated"] + said["unusable"]
+    assert "| relabelled | 995 |" in markdown(report)
+    rules = [Rule(figure="relabelled", above=900)]
+    assert faulty_rules(rules) == []
+    assert broken(report, rules) == ["relabelled is 995, above 900."]
+
+
 def test_only_so_many_earlier_nights_count_and_none_without_labels() -> None:
     empty = night(5, distribution=Distribution())
     moved = night(4, distribution=Distribution(labels={"positive": 1, "negative": 97}))

@@ -77,6 +77,13 @@ def test_a_failed_document_is_never_sent_and_one_without_a_score_only_by_chance(
     assert ids(choose([failed, summary], review(default=1.0, margin=1.0, audit=1.0))) == [("b", "audit")]
 
 
+@pytest.mark.parametrize("labels", range(2, 40))
+def test_the_greatest_entropy_is_one_whatever_rounding_does_and_nothing_is_above_it(labels: int) -> None:
+    output = {"label": "0", "score": 1 / labels, "scores": {str(label): 1 / labels for label in range(labels)}}
+    assert entropy_of(output) == pytest.approx(1.0)
+    assert ids(choose([row(output=output)], review(entropy=1.0))) == []
+
+
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0, 1), st.floats(0, 1))
 def test_the_same_rows_of_the_same_run_give_the_same_whatever_stands_beside_them(
     scores: list[float], default: float, audit: float
