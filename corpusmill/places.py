@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 
 from corpusmill.errors import FieldFault, InvalidRequest, InvalidSettings
-from corpusmill.schedules import PlaceName, ScheduleDefinition
+from corpusmill.schedules import PlaceName, ScheduleDefinition, check_paths
 from corpusmill.validation import Strict, faults_of
 
 
@@ -104,7 +104,9 @@ def parse_places(text: str, environ: Mapping[str, str]) -> Places:
 
 
 def require_places(definition: ScheduleDefinition, places: Places) -> None:
-    """Raises InvalidRequest, one fault for each place that a schedule names and that is not configured."""
+    """Raises InvalidRequest, one fault for each place that a schedule names and that is not configured, and for each path
+    there at which a run would write over the file of another."""
+    check_paths(definition)
     faults = []
     for pointer, kind, name in definition.places:
         known: Mapping[str, Any] = getattr(places, kind)

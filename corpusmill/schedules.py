@@ -112,7 +112,7 @@ class TableSink(Strict):
 
 
 class FilesSink(Strict):
-    """One file for each run below a configured folder, written aside and renamed; `{date}` and `{run}` in its path."""
+    """One file for each run below a configured folder, written aside and renamed; `{run}` in its path, and `{date}`."""
 
     type: Literal["files"]
     place: PlaceName
@@ -141,8 +141,8 @@ class ArgillaTarget(Strict):
 
 
 class ReviewFile(Strict):
-    """A file for each run below a configured folder, in the form that a labelling tool imports; `{date}` and `{run}` in
-    its path."""
+    """A file for each run below a configured folder, in the form that a labelling tool imports; `{run}` in its path, and
+    `{date}`."""
 
     type: Literal["file"]
     place: PlaceName
@@ -188,7 +188,8 @@ class Rule(Strict):
 
 
 class ReportFiles(Strict):
-    """Where the report is written: `path` without a suffix, for a `.json` and a `.md`; `{date}` and `{run}` in it."""
+    """Where the report is written: `path` without a suffix, for a `.json` and a `.md`; `{date}` and `{run}` in it. Without
+    `{run}` a later report takes an earlier one's place: each run has its own beside the files."""
 
     place: PlaceName
     path: _Path
@@ -267,7 +268,35 @@ def parse_definition(raw: dict[str, Any]) -> ScheduleDefinition:
     except ValidationError as error:
         raise InvalidRequest("The schedule cannot be used.", *faults_of(error, ScheduleDefinition)) from error
     check_params(definition)
+    check_paths(definition)
     return definition
+
+
+def check_paths(definition: ScheduleDefinition) -> None:
+    """Raises InvalidRequest, one fault for each file that a later run would write over: labels go into a file once, and the
+    ledger then has them as delivered.
+
+    No part of the definition's own validation: what another version has stored can still be read.
+    """
+    files = [(f"/sinks/{at}/path", sink) for at, sink in enumerate(definition.sinks) if isinstance(sink, FilesSink)]
+    paths = [(pointer, sink.path) for pointer, sink in files]
+    if definition.review is not None and isinstance(definition.review.to, ReviewFile):
+        paths.append(("/review/to/path", definition.review.to.path))
+    faults = [
+        FieldFault(
+            pointer, f"Put {{run}} into the path, such as `{_with_run(path)}`: each run writes a file of its own."
+        )
+        for pointer, path in paths
+        if "{run}" not in path
+    ]
+    if faults:
+        raise InvalidRequest("A run would write over the file of another.", *faults)
+
+
+def _with_run(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    stem, dot, suffix = name.partition(".")
+    return f"{folder}{slash}{stem}-{{run}}{dot}{suffix}"
 
 
 def check_params(definition: ScheduleDefinition) -> Params:

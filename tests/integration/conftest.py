@@ -35,8 +35,9 @@ def database(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskClient]:
-    """The API on the database of this test, with one configured place."""
-    (tmp_path / "places.toml").write_text('[databases.shop]\nurl = "sqlite:////nowhere/shop.sqlite3"\n')
+    """The API on the database of this test, with a configured database and a configured folder."""
+    places = '[databases.shop]\nurl = "sqlite:////nowhere/shop.sqlite3"\n[folders.out]\npath = "/nowhere"\n'
+    (tmp_path / "places.toml").write_text(places)
     url = database_url.replace("postgresql+psycopg://", "postgresql://")
     app = create_app(Settings(data_dir=tmp_path, database_url=url, places_file=tmp_path / "places.toml"))
     yield app.test_client()

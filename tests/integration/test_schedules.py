@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from db import runs
+from corpusmill.schedules import ScheduleDefinition
+from db import runs, schedules
 from db.engine import Engine, transact
 
 DEFINITION: dict[str, Any] = {
@@ -84,6 +85,25 @@ def test_a_model_that_is_not_there_is_refused_before_the_first_night(http: Flask
     job = {"task": "classification", "model": "no/such-model"}
     answer = http.post("/api/v1/schedules", json=DEFINITION | {"job": job})
     assert (answer.status_code, answer.get_json()["code"]) == (422, "unknown_model")
+
+
+def test_what_was_stored_before_file_names_had_to_hold_the_run_is_still_read_and_mended_by_a_change(
+    http: FlaskClient, database: Engine
+) -> None:
+    sinks = [{"type": "files", "place": "out", "path": "labels.parquet"}]
+    stored = ScheduleDefinition.model_validate(DEFINITION | {"sinks": sinks})
+    transact(
+        database,
+        lambda connection: schedules.create(connection, id="sched_old", definition=stored, next_fire_at=None),
+    )
+    shown = http.get("/api/v1/schedules/sched_old")
+    assert (shown.status_code, shown.get_json()["sinks"][0]["path"]) == (200, "labels.parquet")
+    refused = http.post("/api/v1/schedules", json=DEFINITION | {"name": "new", "sinks": sinks})
+    assert (refused.status_code, refused.get_json()["errors"][0]["pointer"]) == (422, "/sinks/0/path")
+    refused = http.patch("/api/v1/schedules/sched_old", json={"cron": "0 3 * * *"})
+    assert (refused.status_code, refused.get_json()["errors"][0]["pointer"]) == (422, "/sinks/0/path")
+    sinks[0]["path"] = "labels-{run}.parquet"
+    assert http.patch("/api/v1/schedules/sched_old", json={"cron": "0 3 * * *", "sinks": sinks}).status_code == 200
 
 
 def test_a_change_takes_the_place_of_what_was_there(http: FlaskClient) -> None:

@@ -23,7 +23,7 @@ PLAIN: dict[str, Any] = {
     "job": {"task": "classification", "model": "echo"},
     "sinks": [{"type": "table", "place": "shop", "table": "labels"}],
 }
-REVIEW = {"type": "file", "place": "out", "path": "{date}.json", "format": "argilla"}
+REVIEW = {"type": "file", "place": "out", "path": "{date}-{run}.json", "format": "argilla"}
 
 
 def faults(**changed: Any) -> dict[str, str]:
@@ -59,6 +59,17 @@ def test_a_definition_has_the_defaults_of_what_it_leaves_out() -> None:
 )  # fmt: skip
 def test_a_wrong_field_is_named_where_it_stands(changed: dict[str, Any], pointer: str, said: str) -> None:
     assert said in faults(**changed)[pointer]
+
+
+def test_a_file_that_the_next_run_would_write_over_is_refused_and_the_report_is_none() -> None:
+    sinks = [{"type": "files", "place": "out", "path": path} for path in ("labels.parquet", "{run}/x.parquet", "a.b/c")]
+    found = faults(sinks=sinks, review={"audit": 0.1, "to": REVIEW | {"path": "{date}.json"}})
+    assert list(found) == ["/sinks/0/path", "/sinks/2/path", "/review/to/path"]
+    assert "such as `labels-{run}.parquet`" in found["/sinks/0/path"]
+    assert "such as `a.b/c-{run}`" in found["/sinks/2/path"]
+    assert "such as `{date}-{run}.json`" in found["/review/to/path"]
+    # a summary, which each run keeps for itself besides
+    assert parse_definition(PLAIN | {"report": {"to": {"place": "out", "path": "latest"}}}).report is not None
 
 
 def test_a_place_that_is_not_configured_is_named_with_the_nearest_that_is() -> None:
