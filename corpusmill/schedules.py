@@ -202,6 +202,11 @@ class ReportDefinition(Strict):
     fail_if: Annotated[tuple[Rule, ...], Field(max_length=100)] = ()
     to: ReportFiles | None = None
 
+    @property
+    def looked_at(self) -> int:
+        """How many runs before it a report reads: nights on which nothing was labelled are passed over."""
+        return 4 * self.nights
+
 
 class ScheduledJob(Strict):
     """What is done to each document; without `revision` the newest is taken each night."""

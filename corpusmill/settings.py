@@ -88,6 +88,10 @@ class Settings(BaseModel):
         90.0,
         description="Days for which an output that jobs with `reuse` keep stays after its last use; 0: until it is dropped.",
     )
+    run_days: Annotated[float, Field(ge=0, le=36_525)] = Field(
+        400.0,
+        description="Days for which the run of a schedule is kept after its end, with its report; 0: until that is deleted.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the workers.")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="Workers that `up` starts; 0: one per device.")
     threads: Annotated[int, Field(ge=0)] = Field(

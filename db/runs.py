@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from corpusmill.errors import LeaseLost, NewerVersion, NotFound
 from corpusmill.ids import new_id
@@ -19,7 +19,7 @@ from corpusmill.schedules import ScheduleDefinition
 from corpusmill.validation import read_stored
 from db.engine import db_now, insert_into
 from db.schedules import Schedule
-from db.tables import runs, schedules
+from db.tables import reviews, runs, schedules
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,8 @@ _BEYOND_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run as its row stands. Times are seconds since 1970; `now` is the database's clock at the time of reading."""
+    """A run as its row stands. Times are seconds since 1970; `now` is the database's clock at the time of reading.
+    `position` is what the source gave, until the run has ended; it comes with the one run that is asked for by its id."""
 
     key: int
     id: str
@@ -49,7 +50,7 @@ class Run:
     corpus_id: str | None
     job_id: str | None
     definition: ScheduleDefinition
-    position: Mapping[str, Any] | None
+    position: Mapping[str, Any] | None = None
     counts: Mapping[str, Any]
     report: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
@@ -96,8 +97,9 @@ class Held:
     owner: str
 
 
+#: Without `position`, which for a folder lists every file.
 _READ = select(
-    *[runs.c[name] for name in Run.__dataclass_fields__ if name not in ("schedule_id", "now")],
+    *[runs.c[name] for name in Run.__dataclass_fields__ if name not in ("schedule_id", "now", "position")],
     schedules.c.id.label("schedule_id"),
     db_now().label("now"),
 ).join(schedules, schedules.c.key == runs.c.schedule_key)
@@ -142,7 +144,7 @@ def is_there(connection: Connection, run_id: str) -> bool:
 
 def get(connection: Connection, run_id: str) -> Run:
     """The run with that id. Raises NotFound."""
-    row = connection.execute(_READ.where(runs.c.id == run_id)).one_or_none()
+    row = connection.execute(_READ.add_columns(runs.c.position).where(runs.c.id == run_id)).one_or_none()
     if row is None:
         raise NotFound(f"There is no run {run_id!r}.")
     return _run(row)
@@ -264,8 +266,27 @@ def release(connection: Connection, held: Held, *, after: float = 0.0, **values:
 
 
 def end(connection: Connection, held: Held, status: RunStatus, **values: Any) -> None:
-    """End a run. Raises LeaseLost."""
-    _change(connection, held, owner=None, lease_until=None, status=status, finished_at=db_now(), **values)
+    """End a run. Raises LeaseLost. What its source gave has become the schedule's, or is given again."""
+    ended = {"owner": None, "lease_until": None, "status": status, "finished_at": db_now(), "position": None}
+    _change(connection, held, **ended | values)
+
+
+def forget_old(connection: Connection, schedule_key: int, *, seconds: float, keep: int) -> int:
+    """Delete the runs of a schedule that ended more than `seconds` ago, but for the `keep` newest that succeeded, and those
+    that asked people something: what they say is kept with it. Returns how many."""
+    newest = (
+        select(runs.c.key)
+        .where(runs.c.schedule_key == schedule_key, runs.c.status == "succeeded")
+        .order_by(runs.c.key.desc())
+        .limit(keep)
+    )
+    asked = select(reviews.c.key).where(reviews.c.run_key == runs.c.key).exists()
+    old = (
+        runs.c.schedule_key == schedule_key,
+        runs.c.status.not_in(UNFINISHED),
+        runs.c.finished_at < db_now() - seconds,
+    )
+    return connection.execute(delete(runs).where(*old, runs.c.key.not_in(newest), ~asked)).rowcount
 
 
 def started(connection: Connection, held: Held) -> None:

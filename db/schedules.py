@@ -121,6 +121,11 @@ def due(connection: Connection, now: float) -> list[int]:
     )
 
 
+def keys(connection: Connection) -> list[int]:
+    """Keys of all schedules."""
+    return list(connection.scalars(select(schedules.c.key).order_by(schedules.c.key)))
+
+
 def enabled(connection: Connection) -> list[int]:
     """Keys of all schedules that fire."""
     return list(connection.scalars(select(schedules.c.key).where(schedules.c.enabled).order_by(schedules.c.key)))

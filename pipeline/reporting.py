@@ -19,15 +19,12 @@ from pipeline.report import Audit, Distribution, Facts, broken, report_of
 from pipeline.report_text import markdown
 from pipeline.work import Step, Work
 
-#: Nights on which nothing was labelled are passed over: so many times more are read than a report compares with.
-_PASSED_OVER = 4
-
 
 def report(work: Work, audit: Audit | None) -> Step:
     """Make the report, write its files, and end the run with it. Done twice, it writes the same files."""
     definition = work.run.definition.report or ReportDefinition()
     with reading(work.database) as connection:
-        earlier = runs.before(connection, work.run, _PASSED_OVER * definition.nights)
+        earlier = runs.before(connection, work.run, definition.looked_at)
     made = report_of(facts_of(work.run, audit), [facts_of(run, audit_of(run)) for run in earlier], definition)
     alarms = broken(made, definition.fail_if)
     kept: dict[str, Any] = {**made.body, "figures": dict(made.figures), "broken": alarms}

@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -22,7 +23,8 @@ import evaluation
 from broker.doorbell import Doorbell
 from corpora import Store, remove_partials
 from corpusmill.documents import failed
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost
+from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NewerVersion
+from corpusmill.schedules import ReportDefinition
 from corpusmill.settings import Settings
 from corpusmill.tasks import stored_params
 from db import (
@@ -36,6 +38,8 @@ from db import (
     references,
     rescoring,
     reuse,
+    runs,
+    schedules,
     shards,
     workers,
 )
@@ -224,6 +228,7 @@ class Sweeper:
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
         transact(self.database, idempotency.forget_old)
         self._forget_outputs()
+        self._forget_runs()
         remove_partials(self.settings.data_dir / "corpora")
         references.remove_superseded(self.database, self.settings.data_dir, older=files.ORPHAN_SECONDS)
         with reading(self.database) as connection:
@@ -251,6 +256,22 @@ class Sweeper:
                     connection, seconds=self.settings.reuse_days * 86_400, part=part
                 ),
             )
+
+    def _forget_runs(self) -> None:
+        """Runs that ended long ago, but for those with which the next reports compare."""
+        if not self.settings.run_days:
+            return
+        with reading(self.database) as connection:
+            keys = schedules.keys(connection)
+        for key in keys:
+            with suppress(NewerVersion):  # a program of that version knows what its reports need
+                transact(self.database, lambda connection, key=key: self._forget_runs_of(connection, key))  # type: ignore[misc]
+
+    def _forget_runs_of(self, connection: Connection, schedule_key: int) -> None:
+        schedule = schedules.locked(connection, schedule_key)
+        if schedule is not None:
+            keep = (schedule.definition.report or ReportDefinition()).looked_at
+            runs.forget_old(connection, schedule_key, seconds=self.settings.run_days * 86_400, keep=keep)
 
 
 def main(settings: Settings) -> None:

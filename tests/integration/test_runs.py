@@ -154,8 +154,12 @@ class World:
 
     def night(self, number: int, **how: Any) -> Run:
         """Fire the slot of a night and do all of it."""
-        [run_id] = tick(self.database, at=MIDNIGHT + number * DAY)
+        [run_id] = self.fire(number)
         return self.finish(run_id, **how)
+
+    def fire(self, number: int) -> list[str]:
+        """Fire the slot of a night."""
+        return tick(self.database, at=MIDNIGHT + number * DAY)
 
     def finish(self, run_id: str, **how: Any) -> Run:
         runner = self.runner()
