@@ -133,7 +133,10 @@ def register(app: Flask) -> None:
         if status >= 500:
             log.error("request failed", path=request.path, why=str(error))
         faults = error.faults if isinstance(error, errors.InvalidRequest) else ()
-        return problem(status, _TITLES.get(status, "Error"), str(error), error.code, faults)
+        detail = str(error)
+        if isinstance(error, errors.InvalidSettings):  # it names files of the server
+            detail = f"A setting of this server is wrong; its log has which one under {g.get('request_id', '')}."
+        return problem(status, _TITLES.get(status, "Error"), detail, error.code, faults)
 
     @app.errorhandler(HTTPException)
     def _http(error: HTTPException) -> Response:

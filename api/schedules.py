@@ -32,13 +32,14 @@ from api.schemas_schedules import (
 from api.state import State, state
 from api.views import keyset_view, run_view, schedule_view
 from corpusmill import cron
-from corpusmill.errors import InvalidRequest, NotFound
+from corpusmill.errors import FieldFault, InvalidRequest, NotFound, PlaceFault
 from corpusmill.ids import new_id
 from corpusmill.places import require_places
-from corpusmill.schedules import ScheduleDefinition, check_params, parse_definition
+from corpusmill.schedules import ScheduleDefinition, SqlSource, check_params, parse_definition
 from corpusmill.status import ENDED
 from db import job_moves, jobs, runs
 from db.engine import Connection, now, reading, transact
+from db.external import parsed_url, refuse_statements
 from db.runs import Run
 from db.schedules import Schedule
 from pipeline.places import load_places
@@ -102,9 +103,12 @@ def change(path: SchedulePath, body: ScheduleChange) -> dict[str, Any]:
     with reading(here.database) as connection:
         schedule = rows.get(connection, path.schedule_id)
     before = schedule.definition
-    definition = parse_definition(before.model_dump(mode="json") | (body.model_extra or {}))
+    given = body.model_extra or {}
+    stops = given == {"enabled": False}  # for that nothing has to be right
+    definition = before.model_copy(update=given) if stops else parse_definition(before.model_dump(mode="json") | given)
     if definition != before:
-        _check(here, definition)
+        if not stops:
+            _check(here, definition)
         same = (definition.cron, definition.timezone, definition.enabled) == (
             before.cron, before.timezone, before.enabled
         )  # fmt: skip
@@ -183,7 +187,17 @@ def _of(found: Run, schedule_id: str) -> Run:
 
 def _check(here: State, definition: ScheduleDefinition) -> None:
     """Raises InvalidRequest for what would fail every night: a place, a model or a parameter that is not there."""
-    require_places(definition, load_places(here.settings))
+    places = load_places(here.settings)
+    require_places(definition, places)
+    source = definition.source
+    if isinstance(source, SqlSource) and source.query is not None:
+        url = parsed_url(places.database(source.place).url.get_secret_value(), source.place)
+        try:
+            refuse_statements(source.query, url.get_backend_name())
+        except PlaceFault as error:
+            raise InvalidRequest(
+                "The source's query cannot be used.", FieldFault("/source/query", str(error))
+            ) from error
     if definition.report is not None and (faults := faulty_rules(definition.report.fail_if)):
         raise InvalidRequest("The report has no such figure.", *faults)
     job = definition.job

@@ -278,11 +278,12 @@ def parse_definition(raw: dict[str, Any]) -> ScheduleDefinition:
 
 
 def check_paths(definition: ScheduleDefinition) -> None:
-    """Raises InvalidRequest, one fault for each file that a later run would write over: labels go into a file once, and the
-    ledger then has them as delivered.
+    """Raises InvalidRequest, one fault for each path that leads out of its folder, and for each file that a later run would
+    write over: labels go into a file once, and the ledger then has them as delivered.
 
     No part of the definition's own validation: what another version has stored can still be read.
     """
+    _check_inside(definition)
     files = [(f"/sinks/{at}/path", sink) for at, sink in enumerate(definition.sinks) if isinstance(sink, FilesSink)]
     paths = [(pointer, sink.path) for pointer, sink in files]
     if definition.review is not None and isinstance(definition.review.to, ReviewFile):
@@ -296,6 +297,28 @@ def check_paths(definition: ScheduleDefinition) -> None:
     ]
     if faults:
         raise InvalidRequest("A run would write over the file of another.", *faults)
+
+
+def leads_out(path: str) -> bool:
+    """Whether a path or pattern, with / between names, means more than what lies below the folder where it begins."""
+    return path.startswith("/") or ".." in path.split("/") or "\\" in path or "\0" in path
+
+
+def _check_inside(definition: ScheduleDefinition) -> None:
+    paths = {f"/sinks/{at}/path": sink.path for at, sink in enumerate(definition.sinks) if isinstance(sink, FilesSink)}
+    if isinstance(definition.source, FolderSource):
+        paths["/source/pattern"] = definition.source.pattern
+    if definition.review is not None and isinstance(definition.review.to, ReviewFile):
+        paths["/review/to/path"] = definition.review.to.path
+    if definition.report is not None and definition.report.to is not None:
+        paths["/report/to/path"] = definition.report.to.path
+    faults = [
+        FieldFault(pointer, "It leads out of the folder: it begins below it, with / between names.")
+        for pointer, path in paths.items()
+        if leads_out(path)
+    ]
+    if faults:
+        raise InvalidRequest("A path leads out of the folder that the operator has configured.", *faults)
 
 
 def _with_run(path: str) -> str:

@@ -43,22 +43,34 @@ _DEADLINES: Mapping[str, Mapping[str, Any]] = {
 
 def engine_of(url: str, place: str) -> Engine:
     """An engine for the URL that is configured for a place. Raises PlaceFault where the URL or its driver cannot be used."""
-    for prefix in _POSTGRESQL:
-        if url.startswith(prefix):
-            url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    parsed = parsed_url(url, place)
     try:
-        parsed = sqlalchemy.make_url(url)
         engine = sqlalchemy.create_engine(
             parsed, poolclass=NullPool, connect_args=deadlines_of(parsed), execution_options={_PLACE: place}
         )
     except (exc.NoSuchModuleError, ImportError) as error:
         raise PlaceFault(f"The driver of the database {place} cannot be used: {first_line(error)}") from error
     except (exc.ArgumentError, ValueError) as error:
-        raise PlaceFault(f"The URL of the database {place} is none: the operator has to correct it.") from error
+        raise _no_url(place) from error
     if engine.dialect.name == "sqlite" and (name := parsed.database) and not Path(name).is_file():
         # SQLite makes what is not there, and an empty file would look like a table whose rows were all deleted
         raise PlaceUnavailable(f"The file of the database {place} is not there.", private=name)
     return engine
+
+
+def parsed_url(url: str, place: str) -> URL:
+    """The URL in its parts. Raises PlaceFault where it is none."""
+    for prefix in _POSTGRESQL:
+        if url.startswith(prefix):
+            url = "postgresql+psycopg://" + url.removeprefix(prefix)
+    try:
+        return sqlalchemy.make_url(url)
+    except (exc.ArgumentError, ValueError) as error:
+        raise _no_url(place) from error
+
+
+def _no_url(place: str) -> PlaceFault:
+    return PlaceFault(f"The URL of the database {place} is none: the operator has to correct it.")
 
 
 def deadlines_of(url: URL) -> dict[str, Any]:

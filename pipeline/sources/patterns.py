@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable
 
 from corpusmill.errors import PlaceFault
+from corpusmill.schedules import leads_out
 
 
 def compiled(pattern: str) -> Callable[[str], bool]:
     """Whether a path (with `/`) is meant. Raises PlaceFault for a pattern that begins elsewhere or climbs."""
     parts = pattern.split("/")
-    if pattern.startswith("/") or ".." in parts or "\\" in pattern:
+    if leads_out(pattern):
         raise PlaceFault(f"The pattern {pattern!r} leads out of the folder: it begins below it, with / between names.")
     wanted = [None if part == "**" else re.compile(fnmatch.translate(part)) for part in parts if part not in {"", "."}]
 

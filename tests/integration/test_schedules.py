@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,6 +189,37 @@ def test_a_run_by_hand_whose_commit_lost_its_answer_is_started_once(
     assert runs_of(http, schedule) == [started.get_json()]
     [run] = runs_of(http, schedule)
     assert run["status"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"source": {"type": "sql", "place": "shop", "query": "DELETE FROM x", "key": "id"}}, "/source/query"),
+        ({"source": {"type": "sql", "place": "shop", "query": "SELECT 1 # )", "key": "id"}}, "/source/query"),
+        ({"source": {"type": "folder", "place": "in", "pattern": "../*.txt"}}, "/source/pattern"),
+        ({"sinks": [{"type": "files", "place": "in", "path": "../../{run}"}]}, "/sinks/0/path"),
+        ({"report": {"to": {"place": "in", "path": "/etc/{run}"}}}, "/report/to/path"),
+    ],
+)
+def test_what_would_fail_every_night_is_refused_when_it_is_made(
+    http: FlaskClient, change: dict[str, Any], pointer: str
+) -> None:
+    answer = http.post("/api/v1/schedules", json=DEFINITION | change)
+    assert answer.status_code == 422, answer.get_json()
+    assert [fault["pointer"] for fault in answer.get_json()["errors"]] == [pointer]
+
+
+def test_a_schedule_whose_place_has_gone_can_be_disabled_and_no_answer_names_a_file_of_the_server(
+    http: FlaskClient, tmp_path: Path
+) -> None:
+    schedule = made(http)
+    for broken in ("", None):
+        (tmp_path / "places.toml").write_text(broken) if broken is not None else (tmp_path / "places.toml").unlink()
+        changed = http.patch(f"/api/v1/schedules/{schedule['id']}", json={"cron": "5 5 * * *"})
+        assert changed.status_code in {422, 500}
+        assert str(tmp_path) not in changed.text
+    stopped = http.patch(f"/api/v1/schedules/{schedule['id']}", json={"enabled": False})
+    assert (stopped.status_code, stopped.get_json()["enabled"]) == (200, False)
 
 
 def test_what_is_not_there_is_404_in_every_way(http: FlaskClient) -> None:
