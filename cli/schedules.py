@@ -177,8 +177,8 @@ def tick(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Fire every slot that has come, and go on with the runs until they have ended. For the operator: works on the database
-    that CORPUSMILL_DATABASE_URL names; workers run the jobs."""
+    """Fire what is due, at any hour and whatever the policies, and go on with the runs until they have ended. For the
+    operator: works on the database that CORPUSMILL_DATABASE_URL names; workers run the jobs."""
     from cli.ticking import sentence_of, tick_and_wait, view_of
 
     moment = _moment(at)

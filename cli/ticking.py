@@ -52,7 +52,7 @@ def tick_and_wait(at: float | None, data: Path | None, *, wait: bool) -> list[Ru
     runner = Runner(settings=settings, database=database, parts=real_parts())
     signal.signal(signal.SIGTERM, lambda *_: runner.stopping.set())
     try:
-        fired = tick(database, at=at)
+        fired = tick(database, at=at, by_hand=True)
         until = now(database) if at is None else at
         with reading(database) as connection:
             waited = list(dict.fromkeys([*fired, *runs.unfinished(connection, until=until)]))

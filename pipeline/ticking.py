@@ -6,6 +6,7 @@ schedule's row is locked while its slots are written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
@@ -15,7 +16,6 @@ from corpusmill.errors import Conflict, NewerVersion
 from corpusmill.schedules import ScheduleDefinition
 from db import runs, schedules
 from db.engine import Connection, Engine, now, reading, transact
-from db.runs import Trigger
 from db.schedules import Schedule
 
 log = structlog.get_logger(__name__)
@@ -24,64 +24,96 @@ log = structlog.get_logger(__name__)
 GRACE_SECONDS = 300.0
 #: Of missed slots that are made up for, so many are written at once; the next tick writes more.
 _AT_ONCE = 500
+#: By hand, a time up to so many seconds ahead is one at which all slots up to it have come.
+_AHEAD_SECONDS = 7 * 86_400.0
 _DAY = 86_400.0
 
 
-def tick(database: Engine, *, at: float | None = None) -> list[str]:
+def tick(database: Engine, *, at: float | None = None, by_hand: bool = False) -> list[str]:
     """Write a run for each slot that has come. Returns the ids of the new runs, in order.
 
-    `at` is another clock's time, of an operator who makes up for slots by hand: then the last slot up to it is also fired
-    where it never was.
+    `at` is another clock's time. By hand, the last slot is fired whatever the policies say; with a time also where it was
+    never due, as of a night before the schedule was made.
     """
-    clock = now(database) if at is None else at
-    trigger: Trigger = "cron" if at is None else "tick"
+    today = now(database)
+    clock = today if at is None else at
     with reading(database) as connection:
-        keys = schedules.due(connection, clock) if at is None else schedules.enabled(connection)
+        asked = by_hand and at is not None
+        keys = schedules.enabled(connection) if asked else schedules.due(connection, clock)
+
+    def fire(connection: Connection, key: int) -> list[str]:
+        schedule = schedules.locked(connection, key)
+        if schedule is None or not schedule.enabled or schedule.next_fire_at is None:
+            return []
+        if by_hand:
+            return _by_hand(connection, schedule, clock, today)
+        return _fire(connection, schedule, clock) if schedule.next_fire_at <= clock else []
+
     fired: list[str] = []
     for key in keys:
         try:
-            fired += transact(database, lambda connection, key=key: _fire(connection, key, clock, trigger))  # type: ignore[misc]
+            fired += transact(database, lambda connection, key=key: fire(connection, key))  # type: ignore[misc]
         except NewerVersion as error:
             log.warning("schedule left to newer programs", schedule=key, why=str(error))
     return fired
 
 
-def _fire(connection: Connection, schedule_key: int, clock: float, trigger: Trigger) -> list[str]:
-    schedule = schedules.locked(connection, schedule_key)
-    if schedule is None or not schedule.enabled or schedule.next_fire_at is None:
-        return []
-    if schedule.next_fire_at > clock:
-        last = _last_before(schedule.definition, clock) if trigger == "tick" else None
-        if last is None or runs.has_slot(connection, schedule_key, last):
-            return []
-        # asked for by hand: skipped it could never be made up for again
-        run_id = runs.fire(connection, schedule, last, trigger)
-        return [run_id] if run_id is not None else []
+def _fire(connection: Connection, schedule: Schedule, clock: float) -> list[str]:
     slots, following = _due(schedule, clock)
-    fired = _write(connection, schedule, slots, trigger)
-    schedules.fired(connection, schedule_key, next_fire_at=following)
+    fired = _write(connection, schedule, slots)
+    schedules.fired(connection, schedule.key, next_fire_at=following)
     return fired
+
+
+def _by_hand(connection: Connection, schedule: Schedule, clock: float, today: float) -> list[str]:
+    """The last slot, and those before it of a schedule that makes up for all: each waits for its turn, for one that was
+    skipped could never be made up for again.
+
+    The next slot is the clock's business: a time that lies ahead puts off none that is still to come, and one that lies far
+    ahead, such as of a wrong year, fires of these the last alone.
+    """
+    definition, following = schedule.definition, next_fire(schedule.definition, clock)
+    slots: list[float] = []
+    if definition.catch_up == "all":
+        until = clock if clock <= today + _AHEAD_SECONDS else today
+        slots, following = _each(schedule, until, lambda slot: not runs.has_slot(connection, schedule.key, slot))
+    last = _last_before(definition, clock)
+    if last is not None and last not in slots:
+        slots.append(last)
+    written = [runs.fire(connection, schedule, slot, "tick") for slot in slots]
+    following = min(following, next_fire(definition, today))
+    if schedule.next_fire_at is not None and following > schedule.next_fire_at:
+        schedules.fired(connection, schedule.key, next_fire_at=following)
+    return [run_id for run_id in written if run_id is not None]
 
 
 def _due(schedule: Schedule, clock: float) -> tuple[list[float], float]:
     """The slots to be fired, and the first one that is left for later."""
     definition = schedule.definition
-    assert schedule.next_fire_at is not None, "only what is due comes here"
     if definition.catch_up == "all":
-        slots: list[float] = []
-        for instant in cron.fires(
-            definition.cron, cron.zone_of(definition.timezone), _moment(schedule.next_fire_at - 1)
-        ):
-            slot = instant.timestamp()
-            if slot > clock or len(slots) == _AT_ONCE:
-                return slots, slot
-            slots.append(slot)
+        return _each(schedule, clock)
     last = _last_before(definition, clock)
     wanted = last is not None and (definition.catch_up == "latest" or clock - last <= GRACE_SECONDS)
     return [last] if last is not None and wanted else [], next_fire(definition, clock)
 
 
-def _write(connection: Connection, schedule: Schedule, slots: list[float], trigger: Trigger) -> list[str]:
+def _each(
+    schedule: Schedule, until: float, wanted: Callable[[float], bool] = lambda _: True
+) -> tuple[list[float], float]:
+    """The slots that are due up to an instant and wanted, as many as are written at once, and the first one after them."""
+    definition, slots = schedule.definition, list[float]()
+    assert schedule.next_fire_at is not None, "only what is enabled comes here"
+    zone, before = cron.zone_of(definition.timezone), _moment(schedule.next_fire_at - 1)
+    for instant in cron.fires(definition.cron, zone, before):
+        slot = instant.timestamp()
+        if slot > until or len(slots) == _AT_ONCE:
+            return slots, slot
+        if wanted(slot):
+            slots.append(slot)
+    return slots, next_fire(definition, until)
+
+
+def _write(connection: Connection, schedule: Schedule, slots: list[float]) -> list[str]:
     """Runs for slots, as the overlap policy has it; slots that are made up for together wait for each other."""
     overlap = schedule.definition.overlap
     busy = bool(runs.unfinished(connection, schedule_key=schedule.key))
@@ -90,7 +122,7 @@ def _write(connection: Connection, schedule: Schedule, slots: list[float], trigg
         if overlap == "cancel" and not runs.has_slot(connection, schedule.key, slot):
             runs.request_cancel(connection, schedule.key)
         status: runs.RunStatus = "skipped" if busy and overlap == "skip" else "waiting"
-        run_id = runs.fire(connection, schedule, slot, trigger, status=status)
+        run_id = runs.fire(connection, schedule, slot, "cron", status=status)
         if run_id is not None:
             fired.append(run_id)
     return fired

@@ -217,9 +217,10 @@ class Month:
 
 
 def definition(name: str, zone: str, policy: str) -> dict[str, Any]:
-    """A schedule over the shop's reviews, at half past two on the clock of its zone."""
+    """A schedule over the shop's reviews, at half past two on the clock of its zone, in the two months of these nights: on
+    most days the real clock fires none meanwhile."""
     return {
-        "name": name, "cron": "30 2 * * *", "timezone": zone, "on_new_revision": policy,
+        "name": name, "cron": "30 2 * 3,4 *", "timezone": zone, "on_new_revision": policy,
         "source": {"type": "sql", "place": "shop", "table": "reviews", "key": "id", "text_field": "body",
                    "sync": "mirror"},
         "job": {"task": "classification", "model": MODEL},

@@ -19,7 +19,7 @@ from .rig import BOUND, Rig
 STEPS = ["ledger.want:after", "ledger.mark_gone:before", "corpora.create:after", "jobs.create:after", "ledger.doubt:after",
          "ledger.settle:before", "ledger.settle_gone:after", "runs.end:before"]  # fmt: skip
 DEFINITION: dict[str, Any] = {
-    "name": "nights", "cron": "0 0 * * *", "overlap": "queue",
+    "name": "nights", "cron": "0 0 * 6 *", "overlap": "queue",
     "source": {"type": "sql", "place": "shop", "table": "reviews", "key": "id", "text_field": "body",
                "sync": "mirror"},
     "job": {"task": "classification", "model": "echo"},

@@ -315,9 +315,74 @@ def test_slots_that_were_missed_are_made_up_for_as_the_schedule_says(
 
 def test_a_slot_of_the_past_is_fired_by_hand_once(world: World) -> None:
     schedule = world.schedule()
-    assert len(tick(world.database, at=MIDNIGHT - 3 * DAY + 60)) == 1
-    assert tick(world.database, at=MIDNIGHT - 3 * DAY + 7_200) == []
+    assert len(tick(world.database, at=MIDNIGHT - 3 * DAY + 60, by_hand=True)) == 1
+    assert tick(world.database, at=MIDNIGHT - 3 * DAY + 7_200, by_hand=True) == []
     assert [run.fire_time for run in world.runs(schedule)] == [MIDNIGHT - 3 * DAY]
+
+
+def following(world: World, schedule: Schedule) -> float | None:
+    with reading(world.database) as connection:
+        return schedules.get(connection, schedule.id).next_fire_at
+
+
+def due_at(world: World, schedule: Schedule, moment: float) -> None:
+    transact(world.database, lambda connection: schedules.fired(connection, schedule.key, next_fire_at=moment))
+
+
+def midnight(world: World) -> float:
+    """The last one by the database's clock."""
+    return now(world.database) // DAY * DAY
+
+
+@pytest.mark.parametrize("catch_up", ["none", "latest", "all"])
+@pytest.mark.parametrize("overlap", ["skip", "queue", "cancel"])
+@pytest.mark.parametrize("late", [60, 7_200])
+def test_a_slot_that_is_asked_for_by_hand_is_fired_at_once_and_once_whatever_the_policies(
+    world: World, catch_up: str, overlap: str, late: float
+) -> None:
+    """Busy or not, and however late: what a policy drops or skips could never be made up for again."""
+    schedule, slot = world.schedule(catch_up=catch_up, overlap=overlap), midnight(world) - DAY
+    tick(world.database, at=MIDNIGHT)
+    due_at(world, schedule, slot)
+    fired = [tick(world.database, at=slot + late, by_hand=True) for _ in range(3)]
+    assert [len(ids) for ids in fired] == [1, 0, 0]
+    run = world.run(fired[0][0])
+    assert (run.fire_time, run.status, run.trigger) == (slot, "waiting", "tick")
+    assert {run.status for run in world.runs(schedule)} == {"waiting"}
+    assert following(world, schedule) == slot + DAY
+
+
+def test_a_hand_without_a_time_fires_what_is_due_and_goes_on_at_any_hour(world: World) -> None:
+    schedule = world.schedule(window={"start": "22:00", "end": "06:00"}, catch_up="none")
+    assert tick(world.database, by_hand=True) == []
+    slot = midnight(world)
+    due_at(world, schedule, slot)
+    [run_id] = tick(world.database, by_hand=True)
+    assert (world.run(run_id).fire_time, world.run(run_id).trigger) == (slot, "tick")
+    world.runner(clock=lambda: MIDNIGHT + 12 * 3600).step()
+    assert world.run(run_id).status == "succeeded"
+
+
+@pytest.mark.parametrize(("catch_up", "ahead", "fired"), [("latest", 3_650, 1), ("all", 3_650, 1), ("all", 3, 3)])
+def test_a_time_ahead_that_is_given_by_hand_leaves_the_next_slot_where_it_is(
+    world: World, catch_up: str, ahead: int, fired: int
+) -> None:
+    """A wrong year fires the one slot that it names, and the schedule goes on every night."""
+    schedule, tomorrow = world.schedule(catch_up=catch_up), midnight(world) + DAY
+    due_at(world, schedule, tomorrow)
+    wrong = tomorrow + (ahead - 1) * DAY + 60
+    assert [len(tick(world.database, at=wrong, by_hand=True)) for _ in range(2)] == [fired, 0]
+    assert following(world, schedule) == tomorrow
+    assert max(run.fire_time for run in world.runs(schedule)) == wrong - 60
+
+
+def test_a_slot_is_fired_once_by_the_clock_and_any_number_of_hands(world: World) -> None:
+    schedule, slot = world.schedule(overlap="queue"), midnight(world)
+    due_at(world, schedule, slot)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda hand: tick(world.database, at=slot + 60, by_hand=bool(hand % 2)), range(8))
+    assert sum(len(ids) for ids in found) == 1
+    assert following(world, schedule) == slot + DAY
 
 
 @pytest.mark.parametrize(
@@ -584,7 +649,7 @@ def test_the_documents_of_a_run_that_has_still_to_submit_its_job_are_not_abandon
 def test_a_slot_that_is_made_up_for_by_hand_waits_for_the_run_that_has_not_ended(world: World) -> None:
     schedule = world.schedule(overlap="skip")
     tick(world.database, at=MIDNIGHT)
-    [by_hand] = tick(world.database, at=MIDNIGHT - DAY)
+    [by_hand] = tick(world.database, at=MIDNIGHT - DAY, by_hand=True)
     assert world.run(by_hand).status == "waiting"
     assert len(world.runs(schedule)) == 2
 
