@@ -59,20 +59,24 @@ class _Fields(Strict):
 
 
 class FolderSource(_Fields):
-    """New and changed files below a configured folder; `pattern` is a glob, with `**` for any depth."""
+    """New and changed files below a configured folder; `pattern` is a glob, with `**` for any depth.
+
+    `most_gone` is the share of the documents that a mirror may lose in one night: a source that has lost more is taken for
+    one that is not whole. With 1 it may lose all of them."""
 
     type: Literal["folder"]
     place: PlaceName
     pattern: _Path = "**/*"
     id_field: _Column = "id"
     sync: Literal["append", "mirror"] = "append"
+    most_gone: _Share = 0.5
 
 
 class SqlSource(_Fields):
     """Rows of a configured database, of a table or a query, in the order of a unique `key`, which is the document's id.
 
     `append` follows `watermark`, a column that never falls (without one, the key itself): rows above what the last run
-    saw. `mirror` reads all there is, and what is gone goes out of the sinks.
+    saw. `mirror` reads all there is, and what is gone goes out of the sinks; `most_gone` bounds it as in a folder.
     """
 
     type: Literal["sql"]
@@ -82,6 +86,7 @@ class SqlSource(_Fields):
     key: _Column
     watermark: _Column | None = None
     sync: Literal["append", "mirror"] = "append"
+    most_gone: _Share = 0.5
 
     @model_validator(mode="after")
     def _one_origin(self) -> SqlSource:

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from corpusmill.schedules import ScheduleDefinition
+from corpusmill.errors import PlaceFault
+from corpusmill.schedules import CorpusSource, ScheduleDefinition
 from corpusmill.texts import text_hash
 from db import corpora, ledger, runs
 from db import schedules as schedule_rows
@@ -27,6 +28,8 @@ from pipeline.sources import OpenSource, Source, SourceDocument
 from pipeline.work import Step, Work, model_of, scope_of
 
 _BATCH = 1_000
+#: From so many documents on, `most_gone` is held against what is gone; that all of them are is asked about always.
+_BOUNDED_FROM = 20
 #: Names under which a corpus of ours keeps the parts of a document: no column of anybody's is called so.
 FIELDS = {
     "text_field": "corpusmill text",
@@ -66,11 +69,12 @@ class _Scan:
     work: Work
     scope: bytes
     relabel: bool
+    first: int
     number: int
     seen: _Seen = field(default_factory=_Seen)
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
-            ("read", "new", "changed", "relabelled", "unchanged", "repeated", "unusable", "gone"), 0
+            ("read", "new", "changed", "relabelled", "unchanged", "repeated", "unusable", "gone", "withheld"), 0
         )
     )
 
@@ -111,12 +115,28 @@ class _Scan:
             return "changed"
         return "relabelled" if self.relabel and there.scope_hash != self.scope else "unchanged"
 
-    def look_for_gone(self) -> None:
-        """Note the documents that the ledger has and the source has not."""
+    def missing(self) -> tuple[int, int]:
+        """How many of the documents that the ledger had before were not met, and how many it had."""
+        with reading(self.work.database) as connection:
+            there = ledger.count(connection, self.work.run.schedule_key)
+        return there - self.seen.count, there - (self.number - self.first)
+
+    def look_for_gone(self, most: float) -> None:
+        """Note the documents that the ledger has and the source has not.
+
+        Raises PlaceFault, with nothing noted, where they are all there were, or a larger share of them than `most`: so looks
+        a table that is being filled again, a folder that is not mounted, a view with a wrong condition.
+        """
         run, database = self.work.run, self.work.database
-        with reading(database) as connection:
-            if ledger.count(connection, run.schedule_key) == self.seen.count:
-                return
+        gone_now, there = self.missing()
+        if not gone_now:
+            return
+        if most < 1 and (gone_now == there or (there >= _BOUNDED_FROM and gone_now > most * there)):
+            which = f"all {there:,}" if gone_now == there else f"{gone_now:,} of the {there:,}"
+            raise PlaceFault(
+                f"The source lacks {which} documents that it had, and its most_gone is {most:g}: nothing was taken out of "
+                "the sinks. If that is meant, set most_gone to 1 in the source of the schedule and run it again."
+            )
         start = 0
         while True:
             self.work.go_on()
@@ -144,13 +164,15 @@ def read(work: Work, open_source: OpenSource) -> Step:
     with reading(work.database) as connection:
         schedule = schedule_rows.get(connection, run.schedule_id)
         number = ledger.next_number(connection, run.schedule_key)
-    scan = _Scan(work=work, scope=scope, relabel=definition.on_new_revision == "relabel", number=number)
+    scan = _Scan(work=work, scope=scope, relabel=definition.on_new_revision == "relabel", first=number, number=number)
     corpus_id = "corpus_" + run.id.removeprefix("run_")
     path = upload_path(work.settings.data_dir, corpus_id)
     since = None if _from_the_start(definition, schedule.position, scope) else schedule.position
     upload = _write(path, _taken(scan, source, since))
     if source.complete:
-        scan.look_for_gone()
+        scan.look_for_gone(1.0 if isinstance(definition.source, CorpusSource) else definition.source.most_gone)
+    elif definition.source.sync == "mirror":
+        scan.counts["withheld"], _ = scan.missing()
     scan.counts["unusable"] += source.unusable
     values = {
         "position": {"source": dict(source.position()), "scope": scope.hex()},

@@ -37,7 +37,8 @@ class Source(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether `read` gives every document there is, so that what is missing was deleted."""
+        """Whether `read` has given every document there is, so that what is missing was deleted; valid once it is
+        exhausted."""
 
     @property
     def unusable(self) -> int:

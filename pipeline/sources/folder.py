@@ -66,9 +66,15 @@ class FolderReader:
             reference_field=definition.reference_field or "reference", limits=limits,
         )  # fmt: skip
         self._no_references = definition.reference_field is None
-        self.complete = definition.sync == "mirror"
+        self._mirror = definition.sync == "mirror"
+        self._damaged = False
         self.unusable = 0
         self._files: dict[str, list[Any]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """To mirror, unless a line could not be read: nobody knows which document it was."""
+        return self._mirror and not self._damaged
 
     def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
         """The documents of the files that are to be read.
@@ -78,13 +84,14 @@ class FolderReader:
         """
         before: Mapping[str, Any] = (since or {}).get("files", {})
         self.unusable = 0
+        self._damaged = False
         self._files = {}
         for file in sorted(self._listed(), key=lambda file: file.order):
-            then = None if self.complete else before.get(file.name)
+            then = None if self._mirror else before.get(file.name)
             if then is not None and [file.size, file.changed] == then[:2]:
                 self._files[file.name] = list(then)
                 continue
-            digest = None if self.complete else _digest(file.path)
+            digest = None if self._mirror else _digest(file.path)
             if then is not None and digest == then[2]:
                 self._files[file.name] = [file.size, file.changed, digest]
                 continue
@@ -94,12 +101,12 @@ class FolderReader:
         try:
             yield from self._documents(file)
         except (CorpusmillError, OSError) as error:
-            if self.complete:
+            if self._mirror:
                 raise PlaceFault(f"The file {file.name} cannot be read: {error}") from error
             log.warning("file not read", file=file.name, why=str(error))
             self.unusable += 1
             return
-        if not self.complete and _is_settled(file):
+        if not self._mirror and _is_settled(file):
             self._files[file.name] = [file.size, file.changed, digest]
 
     def _documents(self, file: File) -> Iterator[SourceDocument]:
@@ -123,21 +130,25 @@ class FolderReader:
                     reference=reference, fields=fields,
                 )  # fmt: skip
             else:
-                self.unusable += 1
+                self._leave_out()
 
     def _whole(self, file: File, upload: Upload) -> Iterator[SourceDocument]:
         """A text file is one document, as it is in an archive; its id is its path."""
         lines = []
         for item in read(file.path, upload, self._options):
             if not isinstance(item, Document):
-                self.unusable += 1
+                self._leave_out()
                 return
             lines.append(item.text)
         text = "\n".join(lines)
         if len(text.encode()) > self._options.limits.max_document_bytes:
-            self.unusable += 1
+            self._leave_out()
             return
         yield SourceDocument(id=file.name, text=text, fields={"file": file.name})
+
+    def _leave_out(self) -> None:
+        self.unusable += 1
+        self._damaged = True
 
     def _listed(self) -> Iterator[File]:
         """The files that the pattern means, none of them outside the folder, hidden or half written."""
@@ -160,7 +171,7 @@ class FolderReader:
 
     def position(self) -> Mapping[str, Any]:
         """Of each file that was read, or is as it was: size, time of change and hash."""
-        return {} if self.complete else {"files": self._files}
+        return {} if self._mirror else {"files": self._files}
 
 
 def _is_settled(file: File) -> bool:

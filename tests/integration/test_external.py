@@ -500,7 +500,7 @@ def test_a_mirror_ends_as_a_labelling_of_the_final_table_from_scratch(
     world = Real(database, Settings(data_dir=tmp_path / "data", places_file=tmp_path / "places.toml"), Shelf())
     (tmp_path / "places.toml").write_text(f'[databases.day]\nurl = "{database_url}"\n')
     world.schedule(
-        name=name, source={"type": "sql", "place": "day", "table": name, "key": "id", "sync": "mirror"},
+        name=name, source={"type": "sql", "place": "day", "table": name, "key": "id", "sync": "mirror", "most_gone": 1},
         sinks=[{"type": "table", "place": "day", "table": f"labels_of_{name}"}],
     )  # fmt: skip
     for number, edits in enumerate(nights):

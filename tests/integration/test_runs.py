@@ -213,6 +213,75 @@ def test_only_what_is_new_or_changed_is_labelled_and_what_is_gone_leaves_the_sin
         assert ledger.count(connection, schedule.key) == 3
 
 
+MIRROR = {"type": "sql", "place": "x", "table": "x", "key": "x", "sync": "mirror"}
+
+
+@pytest.mark.parametrize(
+    ("most_gone", "before", "after", "refused"),
+    [
+        (None, 50, 0, "all 50"),
+        (None, 50, 24, "26 of the 50"),
+        (None, 50, 25, None),
+        (None, 3, 1, None),
+        (None, 19, 1, None),
+        (None, 1, 0, "all 1"),
+        (0.9, 50, 4, "46 of the 50"),
+        (0.9, 50, 5, None),
+        (0.99, 50, 0, "all 50"),
+        (0.0, 50, 49, "1 of the 50"),
+        (1.0, 50, 0, None),
+    ],
+)
+def test_a_mirror_that_has_lost_more_than_it_may_takes_nothing_out_of_the_sinks(
+    world: World, most_gone: float | None, before: int, after: int, refused: str | None
+) -> None:
+    """A table between TRUNCATE and reload, a mount point without its mount: what is there of it looks like a deletion."""
+    schedule = world.schedule(source=MIRROR | ({} if most_gone is None else {"most_gone": most_gone}))
+    world.shelf.documents = {f"d{number}": "text" for number in range(before)}
+    world.night(0)
+    kept = dict(world.shelf.taken)
+    world.shelf.documents = dict(list(world.shelf.documents.items())[:after])
+    run = world.night(1)
+    if refused is None:
+        assert (run.status, run.counts["documents"]["gone"]) == ("succeeded", before - after)
+        assert world.shelf.taken.keys() == world.shelf.documents.keys()
+        return
+    assert run.error is not None
+    assert (run.status, run.error["code"], world.shelf.taken) == ("failed", "place_fault", kept)
+    assert refused in run.error["message"]
+    assert "most_gone" in run.error["message"]
+    with reading(world.database) as connection:
+        assert ledger.count(connection, schedule.key) == before
+    world.shelf.documents = {f"d{number}": "text" for number in range(before)}
+    assert world.night(2).counts["documents"]["unchanged"] == before
+
+
+def test_what_a_mirror_could_not_be_sure_of_stays_in_the_sinks_and_is_counted(world: World) -> None:
+    world.schedule(source=MIRROR)
+    world.shelf.documents = {"a": "one", "b": "two", "c": "three"}
+    world.night(0)
+    del world.shelf.documents["b"]
+    world.shelf.complete = False
+    counts = world.night(1).counts["documents"]
+    assert (counts["gone"], counts["withheld"], sorted(world.shelf.taken)) == (0, 1, ["a", "b", "c"])
+    world.shelf.complete = True
+    counts = world.night(2).counts["documents"]
+    assert (counts["gone"], counts["withheld"], sorted(world.shelf.taken)) == (1, 0, ["a", "c"])
+
+
+def test_a_definition_from_before_there_was_a_bound_is_read_with_it(world: World) -> None:
+    from sqlalchemy import update
+
+    from db.tables import schedules as table
+
+    schedule = world.schedule(source=MIRROR)
+    stored = schedule.definition.model_dump(mode="json")
+    assert stored["source"].pop("most_gone") == 0.5
+    transact(world.database, lambda connection: connection.execute(update(table).values(definition=stored)))
+    with reading(world.database) as connection:
+        assert schedules.get(connection, schedule.id).definition == schedule.definition
+
+
 def test_a_night_without_anything_new_has_no_job_and_says_so(world: World) -> None:
     world.schedule()
     world.shelf.documents = {"a": "one"}

@@ -265,6 +265,25 @@ def test_a_damaged_file_ends_a_mirror_and_is_counted_by_an_append(root: Path) ->
     assert list(source.position()["files"]) == ["b.txt"]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ['{"id": "a", "text": "one"}\nno json\n', '{"id": "a", "text": "one"}\n{"id": "b"}\n'],
+    ids=["a line", "a text"],
+)
+def test_a_mirror_that_could_not_read_a_line_does_not_say_that_anything_is_gone(root: Path, damaged: str) -> None:
+    put(root / "a.jsonl", damaged)
+    put(root / "image.png", b"\x89PNG")
+    source = reader(root, sync="mirror")
+    assert texts(source) == {"a": "one"}
+    assert not source.complete
+    put(root / "a.jsonl", '{"id": "a", "text": "one"}\n')
+    assert texts(source) == {"a": "one"}
+    assert source.complete
+    put(root / "b.txt", b"\xff")
+    assert texts(source) == {"a": "one"}
+    assert not source.complete
+
+
 def test_a_folder_that_is_not_there_is_no_empty_folder(root: Path) -> None:
     with pytest.raises(PlaceUnavailable):
         texts(reader(root / "unmounted", sync="mirror"))
