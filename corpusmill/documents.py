@@ -12,6 +12,8 @@ from typing import Any, Literal
 from corpusmill.errors import DocumentError
 
 Reference = str | list[str]
+#: In this field whoever writes an upload says of a document that it was too long to be taken along, and how long it was.
+TOO_LONG_FIELD = "corpusmill too long"
 ResultStatus = Literal["succeeded", "failed"]
 IngestErrorCode = Literal["invalid_json", "missing_field", "wrong_type", "bad_encoding", "too_long"]
 
@@ -67,6 +69,8 @@ class IngestError:
 
 def unusable(document: Document) -> DocumentError | None:
     """Why a document's text cannot be given to any model, if so."""
+    if (said := document.fields.get(TOO_LONG_FIELD)) is not None:
+        return DocumentError(code="too_long", message=str(said))
     if not document.text.strip():
         return DocumentError(code="empty_text", message="The text is empty or white space only.")
     return None

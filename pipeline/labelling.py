@@ -62,6 +62,7 @@ def _ingest(work: Work, corpus: Corpus) -> None:
 def _without(work: Work, corpus: Corpus) -> dict[str, object]:
     documents = dict(work.run.counts.get("documents", {}))
     documents["unusable"] = documents.get("unusable", 0) + corpus.invalid
+    documents["read"] = documents.get("read", 0) - corpus.invalid  # by then they are lines that are no documents
     return work.counted(documents=documents)
 
 

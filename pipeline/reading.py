@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from corpora.values import MAX_ID
+from corpusmill.documents import TOO_LONG_FIELD
 from corpusmill.errors import PlaceFault
 from corpusmill.schedules import CorpusSource, ScheduleDefinition
 from corpusmill.texts import text_hash
@@ -82,7 +84,7 @@ class _Scan:
         """Those of a batch that are new, noted as this run's."""
         run = self.work.run
         usable = [document for document in documents if _can_be_kept(document.id)]
-        self.counts["read"] += len(documents)
+        self.counts["read"] += len(usable)
         self.counts["unusable"] += len(documents) - len(usable)
         with reading(self.work.database) as connection:
             known = ledger.known(connection, run.schedule_key, {document.id for document in usable})
@@ -168,7 +170,7 @@ def read(work: Work, open_source: OpenSource) -> Step:
     corpus_id = "corpus_" + run.id.removeprefix("run_")
     path = upload_path(work.settings.data_dir, corpus_id)
     since = None if _from_the_start(definition, schedule.position, scope) else schedule.position
-    upload = _write(path, _taken(scan, source, since))
+    upload = _write(path, _taken(scan, source, since), work.settings.max_document_bytes)
     if source.complete:
         scan.look_for_gone(1.0 if isinstance(definition.source, CorpusSource) else definition.source.most_gone)
     elif definition.source.sync == "mirror":
@@ -213,7 +215,7 @@ def _taken(scan: _Scan, source: Source, since: Mapping[str, Any] | None) -> Iter
 
 @dataclass(slots=True)
 class _Upload:
-    """A file of JSON lines; `pairs`: its first document has a second text, and so should all."""
+    """A file of JSON lines; `pairs`: its documents have a second text, each of them."""
 
     documents: int = 0
     bytes: int = 0
@@ -221,17 +223,29 @@ class _Upload:
     pairs: bool = False
 
 
-def _write(path: Path, documents: Iterable[SourceDocument]) -> _Upload:
-    """An upload of the documents, whole on disk or not there."""
+def _write(path: Path, documents: Iterable[SourceDocument], most: int) -> _Upload:
+    """An upload of the documents, whole on disk or not there; a line has `most` bytes at most.
+
+    Raises PlaceFault where some have a second text and others have none: a job is over the one or the other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     digest, upload = hashlib.sha256(), _Upload()
+    first = ""
     with part.open("wb") as file:
         for document in documents:
-            line = _line(document)
+            pair = document.text_pair is not None
+            if not upload.documents:
+                first, upload.pairs = document.id, pair
+            elif pair != upload.pairs:
+                one, other = (document.id, first) if pair else (first, document.id)
+                raise PlaceFault(
+                    f"The document {one[:100]!r} has a second text and {other[:100]!r} has none: they cannot be labelled "
+                    "together. Give every document one, or none; or read them with two schedules."
+                )
+            line = _line(document, most)
             digest.update(line)
             upload.bytes += file.write(line)
-            upload.pairs = upload.pairs if upload.documents else document.text_pair is not None
             upload.documents += 1
         file.flush()
         os.fsync(file.fileno())
@@ -240,7 +254,9 @@ def _write(path: Path, documents: Iterable[SourceDocument]) -> _Upload:
     return upload
 
 
-def _line(document: SourceDocument) -> bytes:
+def _line(document: SourceDocument, most: int) -> bytes:
+    """The line of a document. One that is too long says so in its place: the document fails, as it would in any job, and no
+    sink goes on with the label of the text before."""
     kept = dict(document.fields)
     kept[FIELDS["id_field"]] = document.id
     kept[FIELDS["text_field"]] = document.text
@@ -248,13 +264,18 @@ def _line(document: SourceDocument) -> bytes:
         kept[FIELDS["text_pair_field"]] = document.text_pair
     if document.reference is not None:
         kept[FIELDS["reference_field"]] = document.reference
-    return json.dumps(kept, ensure_ascii=True).encode() + b"\n"
+    line = json.dumps(kept, ensure_ascii=True).encode()
+    if len(line) > most:
+        said = f"It has {len(line):,} bytes; at most {most:,} are taken (CORPUSMILL_MAX_DOCUMENT_BYTES)."
+        left = {FIELDS["id_field"]: document.id, FIELDS["text_field"]: "", TOO_LONG_FIELD: said}
+        line = json.dumps(left | ({FIELDS["text_pair_field"]: ""} if document.text_pair is not None else {})).encode()
+    return line + b"\n"
 
 
 def _can_be_kept(document_id: str) -> bool:
-    """Whether both databases can hold it: no NUL, and no half of a surrogate pair."""
+    """Whether both databases can hold it: of a bounded length, no NUL, and no half of a surrogate pair."""
     try:
         document_id.encode()
     except UnicodeEncodeError:
         return False
-    return "\0" not in document_id
+    return "\0" not in document_id and len(document_id) <= MAX_ID

@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from corpora import Store
+from corpusmill.documents import unusable
 from corpusmill.errors import Conflict, LeaseLost, NotFound, PlaceFault, PlaceUnavailable
 from corpusmill.ids import new_id
 from corpusmill.schedules import parse_definition
@@ -45,6 +46,7 @@ class Shelf:
     """A source and a sink in memory, which do what they are told to; `taken` is what the sink has been given."""
 
     documents: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, str] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
     complete: bool = True
     trouble: list[BaseException] = field(default_factory=list)
@@ -57,7 +59,9 @@ class Shelf:
     def read(self, since: Mapping[str, Any] | None) -> Iterator[SourceDocument]:
         self.since.append(since)
         for number, id in enumerate([*self.documents, *self.repeated]):
-            yield SourceDocument(id=id, text=self.documents[id], fields={"text": "another", "n": number})
+            yield SourceDocument(
+                id=id, text=self.documents[id], text_pair=self.pairs.get(id), fields={"text": "another", "n": number}
+            )
         if self.trouble:
             raise self.trouble.pop(0)
 
@@ -134,8 +138,9 @@ class World:
             store = Store(store_directory(self.settings.data_dir, job.corpus_id))
             rows = []
             for document in store.documents(claim.slice.start, claim.slice.stop):
-                bad = bool(broken) and broken in document.text
-                self.labelled.append(document.id)
+                refused = unusable(document)
+                bad = refused is not None or (bool(broken) and broken in document.text)
+                self.labelled += [] if refused else [document.id]
                 rows.append(
                     ResultRow(
                         position=document.position, document_id=document.id,
@@ -280,6 +285,54 @@ def test_a_definition_from_before_there_was_a_bound_is_read_with_it(world: World
     transact(world.database, lambda connection: connection.execute(update(table).values(definition=stored)))
     with reading(world.database) as connection:
         assert schedules.get(connection, schedule.id).definition == schedule.definition
+
+
+def test_a_text_that_has_grown_too_long_to_be_taken_loses_its_label_and_is_left_alone_until_it_changes(
+    world: World,
+) -> None:
+    world.settings = world.settings.model_copy(update={"max_document_bytes": 1_000})
+    world.schedule(report={})
+    world.shelf.documents = {"a": "one", "b": "two"}
+    world.night(0)
+    world.shelf.documents["b"] = "long " * 300
+    run = world.night(1)
+    counts = {name: n for name, n in run.counts["documents"].items() if n}
+    assert counts == {"read": 2, "changed": 1, "unchanged": 1, "failed": 1, "ran": 1}
+    assert (run.counts["failures"], run.report["figures"]["unusable_share"]) == ({"too_long": 1}, 0)  # type: ignore[index]
+    assert (world.shelf.taken["a"][1]["label"], world.shelf.taken["b"][1]) == ("<one>", None)
+    assert world.night(2).counts["documents"]["unchanged"] == 2
+    world.shelf.documents["b"] = "short"
+    assert world.night(3).counts["documents"]["changed"] == 1
+    assert world.shelf.labels == {"a": "<one>", "b": "<short>"}
+
+
+def test_what_is_no_document_is_not_among_those_that_were_read(world: World) -> None:
+    world.schedule(report={})
+    world.shelf.documents = {"a": "one", "b\0": "two", "c" * 600: "three"}
+    world.shelf.unusable = 1
+    run = world.night(0)
+    assert {name: n for name, n in run.counts["documents"].items() if n} == {
+        "read": 1, "new": 1, "unusable": 3, "succeeded": 1, "ran": 1
+    }  # fmt: skip
+    assert run.report["figures"]["unusable_share"] == 0.75  # type: ignore[index]
+
+
+@pytest.mark.parametrize("pairs", [{"a": "p"}, {"b": "p"}])
+def test_documents_with_and_without_a_second_text_are_not_labelled_together(
+    world: World, pairs: dict[str, str]
+) -> None:
+    """One of them would be labelled without what it has, or with what it has not: both are named, and nothing is lost."""
+    world.schedule()
+    world.shelf.documents = {"a": "one", "b": "two"}
+    world.shelf.pairs = pairs
+    run = world.night(0)
+    assert run.error is not None
+    assert (run.status, run.error["code"], world.labelled) == ("failed", "place_fault", [])
+    assert "'a'" in run.error["message"]
+    assert "'b'" in run.error["message"]
+    world.shelf.pairs = {"a": "p", "b": "q"}
+    assert world.night(1).status == "succeeded"
+    assert world.labelled == ["a", "b"]
 
 
 def test_a_night_without_anything_new_has_no_job_and_says_so(world: World) -> None:
