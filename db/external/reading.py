@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import datetime, time
 from typing import Any
 
-from sqlalchemy import Connection, and_, column, func, literal, or_, select, table, text, types
+from sqlalchemy import Connection, Select, and_, column, func, literal, or_, select, table, text, types
 from sqlalchemy.sql.expression import ColumnElement
 
 from corpusmill.errors import PlaceFault
@@ -21,6 +22,8 @@ from db.external.queries import as_subselect
 _ROWS = 2_000
 _CHARACTERS = 8 << 20
 _FETCHED = 50
+#: A page is looked at so often before its last row, not found again, is known for one that was not changed meanwhile.
+_LOOKS = 3
 
 #: A row as the driver gives it, in the order of `Rows.columns`.
 Row = tuple[Any, ...]
@@ -91,19 +94,40 @@ class Rows:
             .order_by(*(self._column(place) for place in order))
             .limit(_ROWS + 1)
         )
+        with reading(self._engine) as connection:
+            for _ in range(_LOOKS):
+                rows = self._fetched(connection, query)
+                if not rows or self._is_found_again(connection, rows[-1], order):
+                    return rows
+        raise self._inexact(order)
+
+    def _fetched(self, connection: Connection, query: Select[Any]) -> list[Row]:
         rows: list[Row] = []
         characters = 0
-        with reading(self._engine) as connection:
-            streamed = connection.execution_options(stream_results=True, yield_per=_FETCHED)
-            with closing(streamed.execute(query)) as found:
-                for row in found:
-                    if rows and row[self._key] == rows[-1][self._key]:
-                        raise self._repeated(row[self._key])
-                    if len(rows) == _ROWS or characters > _CHARACTERS:
-                        break
-                    rows.append(tuple(row))
-                    characters += sum(len(value) for value in row if isinstance(value, str | bytes))
+        streamed = connection.execution_options(stream_results=True, yield_per=_FETCHED)
+        with closing(streamed.execute(query)) as found:
+            for row in found:
+                if rows and row[self._key] == rows[-1][self._key]:
+                    raise self._repeated(row[self._key])
+                if len(rows) == _ROWS or characters > _CHARACTERS:
+                    break
+                rows.append(tuple(row))
+                characters += sum(len(value) for value in row if isinstance(value, str | bytes))
         return rows
+
+    def _is_found_again(self, connection: Connection, row: Row, order: Sequence[int]) -> bool:
+        """Whether the database finds a row by the values that it gave of it; asked where these may have been rounded. If
+        not, what comes after the row is not what comes after these values: pages would repeat, or rows be lost."""
+        if not any(isinstance(row[place], float | datetime | time) for place in order):
+            return True
+        same = (self._column(place) == _given(row[place]) for place in order)
+        return connection.execute(select(literal(1)).select_from(self._from).where(*same).limit(1)).first() is not None
+
+    def _inexact(self, order: Sequence[int]) -> PlaceFault:
+        return PlaceFault(
+            f"The column {self.columns[order[0]]!r} holds values that the database does not find again by what it gives of "
+            "them, as with numbers of single precision. Cast it in a query, such as to DOUBLE PRECISION, or name another."
+        )
 
     def _repeated(self, key: Any) -> PlaceFault:
         return PlaceFault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -196,6 +197,37 @@ def test_an_append_follows_the_watermark_and_loses_no_tie(
     fourth = source(database_url, **fields)
     assert read(fourth, position(third)) == {}
     assert fourth.position() == third.position()
+
+
+@pytest.mark.parametrize(
+    "kind", ["REAL", "DOUBLE PRECISION", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "NUMERIC(20,10)"]
+)
+@pytest.mark.parametrize("values", [(0.1, 0.3), (0.7, 0.7)], ids=["above", "below"])
+def test_a_watermark_is_followed_page_by_page_or_refused_where_it_is_not_what_the_driver_says(
+    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch, kind: str, values: tuple[float, float]
+) -> None:
+    """PostgreSQL's `real` 0.1 is more than the 0.1 that comes of it, and its 0.7 is less: from there on the same page would
+    come again and again, or rows would be lost."""
+    monkeypatch.setattr(reading, "_ROWS", 2)
+    given = [f"'2026-01-01 00:00:00.{value * 10:.0f}00001'" if "TIME" in kind else f"{value}" for value in values]
+    rows = ", ".join(f"({number}, 'text', {given[number > 2]})" for number in range(6))
+    do(
+        theirs,
+        f"CREATE TABLE reviews (id INTEGER PRIMARY KEY, text TEXT, at {kind})",
+        f"INSERT INTO reviews VALUES {rows}",
+    )
+    followed = {"table": "reviews", "watermark": "at"}
+    keyed = {"query": "SELECT DISTINCT at, text FROM reviews", "key": "at"}
+    if kind == "REAL" and theirs.dialect.name == "postgresql":
+        for fields in (followed, keyed):
+            with pytest.raises(PlaceFault, match=r"'at' holds values .* Cast it"):
+                list(itertools.islice(source(database_url, **fields).read(None), 20))
+        return
+    distinct = len(set(values))
+    for fields, first, second in ((followed, 6, 6 // distinct), (keyed, distinct, 0)):
+        found = source(database_url, **fields)
+        assert len(read(found)) == first
+        assert len(read(source(database_url, **fields), position(found))) == second
 
 
 def test_a_key_that_is_not_unique_is_a_fault_also_between_pages(
