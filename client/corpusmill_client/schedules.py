@@ -135,9 +135,11 @@ class Schedule(Resource):
         self._data = self._transport.json("PATCH", self._path, json=fields, having="id")
         return self
 
-    def run(self) -> Run:
-        """Starts a run now, beside the clock."""
-        data = self._transport.json("POST", f"{self._path}/run", once=True, having="id")
+    def run(self, key: str | None = None) -> Run:
+        """Starts a run now, beside the clock. Asked for again with the same `key` within 24 hours, it is the run that was
+        started first, ended or not: for a scheduler that tries again."""
+        headers = {"Idempotency-Key": key} if key else None
+        data = self._transport.json("POST", f"{self._path}/run", headers=headers, once=True, having="id")
         return Run(self._transport, data)
 
     def runs(self, limit: int | None = None) -> Iterator[Run]:

@@ -150,14 +150,14 @@ class Transport:
     ) -> httpx2.Response:
         """The answer to a request, sent again with back-off for `patience` seconds where that is safe.
 
-        `once` gives it an `Idempotency-Key`, the same in every try. `repeatable` says that sending it twice does no harm
-        (default: what is no POST, or has such a key). `body` is called for each try; one whose body is not spent may be
-        repeated whatever the method. `read` is the time limit for the answer to begin, in seconds. Raises
-        CorpusmillError for every answer that is no success and no 304.
+        `once` gives it an `Idempotency-Key`, that of `headers` or a new one, the same in every try. `repeatable` says that
+        sending it twice does no harm (default: what is no POST, or has such a key). `body` is called for each try; one
+        whose body is not spent may be repeated whatever the method. `read` is the time limit for the answer to begin, in
+        seconds. Raises CorpusmillError for every answer that is no success and no 304.
         """
         may_repeat = method != "POST" or once if repeatable is None else repeatable
         if once:
-            headers = {**(headers or {}), "Idempotency-Key": str(uuid.uuid4())}
+            headers = {"Idempotency-Key": str(uuid.uuid4()), **(headers or {})}
         doubtful = False  # whether a try that makes something may have arrived, and its answer was lost
         deadline: float | None = None
         attempt = 0

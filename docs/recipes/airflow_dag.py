@@ -6,6 +6,7 @@ Put this file into the DAGs folder, with `pip install ./client` in Airflow's env
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,9 +18,10 @@ from corpusmill_client import Client
 class CorpusmillSchedule(BaseOperator):
     """Has a schedule run now and waits for the end of the run.
 
-    A run of it that has not ended is taken up, so that a retry after this worker was lost begins no second one. Fails for
-    good where the run failed or broke a rule of `fail_if`, which no retry would mend; a server that does not answer is a
-    retry's business. Returns run, job and the figures of the report, for the tasks after it.
+    A retry after this worker was lost is about the run that it started, also where that has ended badly meanwhile; a task
+    that somebody clears starts another. A run that others started is waited for first. Fails for good where the run failed
+    or broke a rule of `fail_if`, which no retry would mend; a server that does not answer is a retry's business. Returns
+    run, job and the figures of the report, for the tasks after it.
     """
 
     template_fields = ("schedule",)
@@ -37,7 +39,9 @@ class CorpusmillSchedule(BaseOperator):
             found = next(client.schedules(name=self.schedule, limit=1), None)
             if found is None:
                 raise AirflowFailException(f"There is no schedule {self.schedule!r}.")
-            run = next((run for run in found.runs(limit=1) if not run.ended), None) or found.run()
+            for other in found.runs(limit=1):
+                other.wait()
+            run = found.run(key=_key(context["ti"]))
             self.log.info("%s of %s", run.id, self.schedule)
             run.wait(progress=lambda now: self.log.info("%s: %s", now.stage, now.status))
         if run.exit_code == 1:
@@ -45,6 +49,12 @@ class CorpusmillSchedule(BaseOperator):
         if run.exit_code == 3 and not self.failed_documents_are_well:
             raise AirflowFailException(f"{run.failed_documents} documents could not be labelled.")
         return {"run": run.id, "job": run.job, "figures": dict((run.report or {}).get("figures", {}))}
+
+
+def _key(ti: Any) -> str:
+    """The same for all tries of a task's instance, and another once it is cleared: Airflow then allows it more tries."""
+    said = [ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.max_tries]
+    return "airflow-" + hashlib.sha256(repr(said).encode()).hexdigest()
 
 
 with DAG(

@@ -11,6 +11,7 @@ from typing import Any
 
 from corpusmill_client import Client
 from prefect import flow, get_run_logger, task
+from prefect.runtime import task_run
 
 
 class NotWell(Exception):
@@ -23,13 +24,16 @@ class NotWell(Exception):
     retry_condition_fn=lambda task, run, state: not isinstance(_error(state), NotWell),
 )
 def label(schedule: str, url: str | None = None) -> dict[str, Any]:
-    """Has a schedule run now, and waits; one that has not ended is taken up, so that a retry begins no second run."""
+    """Has a schedule run now, and waits. A retry is about the run that the first try started, also where that has ended
+    badly meanwhile; a run that others started is waited for first."""
     log = get_run_logger()
     with Client(url) as client:
         found = next(client.schedules(name=schedule, limit=1), None)
         if found is None:
             raise NotWell(f"There is no schedule {schedule!r}.")
-        run = next((run for run in found.runs(limit=1) if not run.ended), None) or found.run()
+        for other in found.runs(limit=1):
+            other.wait()
+        run = found.run(key=f"prefect-{task_run.id}")
         run.wait(progress=lambda now: log.info("%s %s: %s", now.id, now.stage, now.status))
     if run.exit_code == 1:
         raise NotWell(" ".join(run.broken) or f"The run {run.status}: {run.error}")

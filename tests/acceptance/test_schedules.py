@@ -155,7 +155,9 @@ def test_uploads_of_the_day_are_labelled_at_night_through_the_client(here: Here)
         client.upload([{"id": "x", "text": "other"}], name="another")
         first = schedule.run().wait(PATIENCE)
         client.upload([{"id": "b", "text": "TWO"}, {"id": "c", "text": "three"}], name="today")
-        second = schedule.run().wait(PATIENCE)
+        second = schedule.run(key="tonight").wait(PATIENCE)
+        again = schedule.run(key="tonight").wait(PATIENCE)
+        assert (again.id, again.status, again.exit_code) == (second.id, second.status, second.exit_code)
         assert [(run.status, run.new_documents, run.exit_code) for run in (first, second)] == [("succeeded", 2, 0)] * 2
         assert [run.id for run in schedule.runs()] == [second.id, first.id]
         assert schedule.get_run(first.id).job == first.job
