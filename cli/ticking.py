@@ -37,8 +37,8 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0: well, or left to others; 1: failed or a rule broken; 3: documents failed."""
-        if self.status in {"failed", "cancelled"} or self.broken:
+        """0: well, or left to others; 1: failed, not all of it done, or a rule broken; 3: documents failed."""
+        if self.status in {"failed", "cancelled"} or self.broken or (self.status == "succeeded" and self.error):
             return 1
         return 3 if self.failed_documents else 0
 
