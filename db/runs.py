@@ -225,6 +225,11 @@ def end(connection: Connection, held: Held, status: RunStatus, **values: Any) ->
     _change(connection, held, owner=None, lease_until=None, status=status, finished_at=db_now(), **values)
 
 
+def amend(connection: Connection, run_key: int, **values: Any) -> None:
+    """Write columns of a run that has ended, for a later one that made up for it."""
+    connection.execute(update(runs).where(runs.c.key == run_key, runs.c.status.not_in(UNFINISHED)).values(**values))
+
+
 def started(connection: Connection, held: Held) -> None:
     """Note that the run goes on, and since when it does. Raises LeaseLost."""
     begun = db_now() if held.run.started_at is None else runs.c.started_at

@@ -148,7 +148,7 @@ def read(work: Work, open_source: OpenSource) -> Step:
     corpus_id = "corpus_" + run.id.removeprefix("run_")
     path = upload_path(work.settings.data_dir, corpus_id)
     since = None if _from_the_start(definition, schedule.position, scope) else schedule.position
-    upload = _write(path, _taken(scan, source, since))
+    upload = _write(path, _taken(scan, source, since), run.attempt)
     if source.complete:
         scan.look_for_gone()
     scan.counts["unusable"] += source.unusable
@@ -187,6 +187,7 @@ def _taken(scan: _Scan, source: Source, since: Mapping[str, Any] | None) -> Iter
     while batch := list(islice(documents, _BATCH)):
         scan.work.go_on()
         yield from scan.take(batch)
+    scan.work.hold()  # before the upload appears: it may be another's by now
 
 
 @dataclass(slots=True)
@@ -199,10 +200,10 @@ class _Upload:
     pairs: bool = False
 
 
-def _write(path: Path, documents: Iterable[SourceDocument]) -> _Upload:
-    """An upload of the documents, whole on disk or not there."""
+def _write(path: Path, documents: Iterable[SourceDocument], attempt: int) -> _Upload:
+    """An upload of the documents, whole on disk or not there; each attempt at a run writes it under a name of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}-{attempt}.part")
     digest, upload = hashlib.sha256(), _Upload()
     with part.open("wb") as file:
         for document in documents:
