@@ -81,17 +81,16 @@ class Service:
             signals.wait(_LOOK_SECONDS)
 
     def _end(self, signals: Signals) -> None:
-        """Workers first, while the database, the broker and the API are still there; the broker last. The sweeper is asked
-        with the workers, who do not need it: where the machine is busy it takes a while to be done with its sweep."""
+        """Workers first, while the database, the broker and the API are still there; the broker last. The sweeper ends
+        with the workers, who do not need it: it takes a while to be done with its sweep, and to give its runs back."""
         asked = signals.count
 
         def hurry() -> bool:
             return signals.count > max(asked, 1)
 
         say("stopping")
-        self._rest["sweep"].terminate()
-        late = end(list(self._workers.values()), patience=_WORKER_SECONDS, hurry=hurry)
-        late += end(list(self._rest.values()), patience=_API_SECONDS, hurry=hurry)
+        late = end([*self._workers.values(), self._rest["sweep"]], patience=_WORKER_SECONDS, hurry=hurry)
+        late += end([self._rest["api"]], patience=_API_SECONDS, hurry=hurry)
         for program in late:
             say(f"{program.log.stem} did not end in time and was killed; what it had not written is run again.")
         if self._broker:

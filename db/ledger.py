@@ -65,6 +65,14 @@ def known(connection: Connection, schedule_key: int, ids: Collection[str]) -> di
     }  # fmt: skip
 
 
+def labelled_by(connection: Connection, schedule_key: int, run_key: int, ids: Collection[str]) -> set[str]:
+    """Those of these documents that a run was the last to label."""
+    query = select(table.c.document_id).where(
+        table.c.schedule_key == schedule_key, table.c.run_key == run_key, table.c.document_id.in_(ids)
+    )
+    return set(connection.scalars(query))
+
+
 def next_number(connection: Connection, schedule_key: int) -> int:
     """The number of the next document that was never seen."""
     highest = connection.scalar(select(func.max(table.c.number)).where(table.c.schedule_key == schedule_key))

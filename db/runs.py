@@ -80,8 +80,9 @@ class Run:
 
     @property
     def exit_code(self) -> int:
-        """0: well, or not ended; 1: it failed, was cancelled, or a rule is broken; 3: documents failed."""
-        if self.status in {"failed", "cancelled"} or self.broken:
+        """0: well, or not ended; 1: it failed, was cancelled, could not ask people or write its report, or a rule is broken;
+        3: documents failed."""
+        if self.status in {"failed", "cancelled"} or self.broken or (self.status == "succeeded" and self.error):
             return 1
         return 3 if self.failed_documents else 0
 
@@ -287,6 +288,11 @@ def forget_old(connection: Connection, schedule_key: int, *, seconds: float, kee
         runs.c.finished_at < db_now() - seconds,
     )
     return connection.execute(delete(runs).where(*old, runs.c.key.not_in(newest), ~asked)).rowcount
+
+
+def amend(connection: Connection, run_key: int, **values: Any) -> None:
+    """Write columns of a run that has ended, for a later one that made up for it."""
+    connection.execute(update(runs).where(runs.c.key == run_key, runs.c.status.not_in(UNFINISHED)).values(**values))
 
 
 def started(connection: Connection, held: Held) -> None:

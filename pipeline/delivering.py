@@ -18,12 +18,15 @@ from db.engine import Connection, reading
 from db.jobs import Job
 from db.ledger import Settled
 from db.results import ResultRow, Selection
+from db.runs import Run
 from pipeline.places import load_places
 from pipeline.report import SCORE_BINS
 from pipeline.sinks import Delivered, OpenSink
 from pipeline.work import Step, Work, scope_of
 
 _BATCH = 1_000
+#: For so many nights in a row a source that is appended does not go on, so that documents whose failure may pass come again.
+MOST_NIGHTS_HELD = 3
 
 
 def deliver(work: Work, open_sink: OpenSink) -> Step:
@@ -31,33 +34,46 @@ def deliver(work: Work, open_sink: OpenSink) -> Step:
     take the same rows twice, and the ledger changes only what it has not yet."""
     begun = time.monotonic()
     run = work.run
-    job = _job(work)
+    job = job_of(work, run)
     _doubt(work)
     places = load_places(work.settings)
     for definition in run.definition.sinks:
         work.go_on()
-        open_sink(definition, places, run=run.id, date=work.date).deliver(rows_of(work, job), _gone(work))
+        sink = open_sink(definition, places, run=run.id, date=work.date)
+        sink.deliver(work.outgoing(rows_of(work, run, job)), work.outgoing(_gone(work)))
     tally = _settle(work, job)
     seconds = dict(run.counts.get("seconds", {}))
     seconds["deliver"] = round(time.monotonic() - begun, 3)
     documents = dict(run.counts.get("documents", {})) | tally.documents
     counts = work.counted(documents=documents, seconds=seconds, **tally.as_json())
+    position = _position(work, tally)
 
     def finish(connection: Connection) -> None:
         ledger.settle_gone(connection, run.schedule_key, run.key)
         ledger.let_go(connection, run.schedule_key, run.key)  # what could not be read, or is to be tried again
         # one that was changed meanwhile to read another source begins there from the start
         same = schedules.get(connection, run.schedule_id).definition.source == run.definition.source
-        if run.position is not None and same:
-            schedules.keep_position(connection, run.schedule_key, run.position)
+        if position is not None and same:
+            schedules.keep_position(connection, run.schedule_key, position)
         runs.advance(connection, work.held, stage="review", counts=counts)
 
     work.write(finish)
     return Step(stage="review", values={"counts": counts})
 
 
-def rows_of(work: Work, job: Job | None) -> Iterator[Delivered]:
-    """The run's documents with their results, by position, a page at a time."""
+def _position(work: Work, tally: _Tally) -> Mapping[str, Any] | None:
+    """Where the source goes on: for some nights at the old place, if it passed documents whose failure may pass."""
+    run = work.run
+    if not tally.again or run.position is None or run.definition.source.sync == "mirror":
+        return run.position
+    with reading(work.database) as connection:
+        before = schedules.get(connection, run.schedule_id).position or {"source": None, "scope": run.position["scope"]}
+    nights = before.get("held", 0)
+    return run.position if nights >= MOST_NIGHTS_HELD else {**before, "held": nights + 1}
+
+
+def rows_of(work: Work, run: Run, job: Job | None) -> Iterator[Delivered]:
+    """The documents of a run with the results of its job, by position, a page at a time."""
     if job is None:
         return
     store = Store(store_directory(work.settings.data_dir, job.corpus_id))
@@ -72,7 +88,7 @@ def rows_of(work: Work, job: Job | None) -> Iterator[Delivered]:
             yield Delivered(
                 document_id=document.id, text=document.text, text_pair=document.text_pair, output=row.output,
                 status=row.status, error=row.error, score=output.get("score"), label=output.get("label"),
-                model_id=job.model.id, model_revision=job.model.revision, run_id=work.run.id,
+                model_id=job.model.id, model_revision=job.model.revision, run_id=run.id,
                 labelled_at=job.finished_at or job.now, fields=document.fields,
             )  # fmt: skip
 
@@ -84,11 +100,12 @@ def _pages(work: Work, job: Job, total: int) -> Iterator[list[ResultRow]]:
         yield page
 
 
-def _job(work: Work) -> Job | None:
-    if work.run.job_id is None:
+def job_of(work: Work, run: Run) -> Job | None:
+    """The job of a run, or None where nothing was new. Raises NotFound where it was deleted."""
+    if run.job_id is None:
         return None
     with reading(work.database) as connection:
-        return jobs.get(connection, work.run.job_id)
+        return jobs.get(connection, run.job_id)
 
 
 def _doubt(work: Work) -> None:
@@ -116,6 +133,7 @@ class _Tally:
     succeeded: int = 0
     failed: int = 0
     reused: int = 0
+    again: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     scores: list[int] = field(default_factory=lambda: [0] * SCORE_BINS)
     failures: Counter[str] = field(default_factory=Counter)
@@ -123,6 +141,7 @@ class _Tally:
     def add(self, row: ResultRow) -> None:
         if row.status == "failed":
             self.failed += 1
+            self.again += bool((row.error or {}).get("retryable"))
             self.failures[str((row.error or {}).get("code", "internal"))] += 1
             return
         self.succeeded += 1

@@ -15,6 +15,7 @@ from db import corpora, ingest, job_moves, jobs, planning, runs
 from db.corpora import Corpus
 from db.engine import Connection, reading
 from db.jobs import Job
+from db.runs import RunStatus
 from pipeline.work import Step, Work, model_of
 
 #: How often a job is looked at.
@@ -81,9 +82,11 @@ def _submit(work: Work, corpus: Corpus) -> Step:
             metadata={"schedule": run.schedule_id, "run": run.id}, slices=slices,
             ttl=work.settings.job_ttl_seconds or None, reuse=definition.reuse,
         )  # fmt: skip
+        status: RunStatus = "running"
         if not now_open:  # the window closed while the source was read
             job_moves.request_pause(connection, job_id)
-        runs.advance(connection, work.held, job_id=job_id)
+            status = "paused"
+        runs.advance(connection, work.held, job_id=job_id, status=status)
 
     work.write(write)
     counts = _without(work, corpus) | {"model": {"id": model.id, "revision": model.revision}}
@@ -91,17 +94,26 @@ def _submit(work: Work, corpus: Corpus) -> Step:
 
 
 def _hold_or_let_go(work: Work, job: Job) -> Step:
-    """Outside the window the job is paused; a job that somebody else paused is left alone."""
-    run, paused = work.run, work.run.status == "paused"
-    if not work.open_now():
-        if job.intent is Intent.RUN:
-            with suppress(Conflict):  # it has just ended
-                work.write(lambda connection: job_moves.request_pause(connection, job.id))
-        return Step(wait=_LOOK_SECONDS, values={"status": "paused"})
-    if paused:
+    """Outside the window the job is paused; a job that somebody else paused is left alone. Who paused it, the run's status
+    says: the two are written at once."""
+    open_now, paused = work.open_now(), work.run.status == "paused"
+
+    def hold(connection: Connection) -> None:
+        with suppress(Conflict):  # it has just ended
+            job_moves.request_pause(connection, job.id)
+        runs.advance(connection, work.held, status="paused")
+
+    def let_go(connection: Connection) -> None:
         with suppress(Conflict):
-            work.write(lambda connection: job_moves.request_resume(connection, job.id))
-    return Step(wait=_LOOK_SECONDS, values={"status": "running"} if run.status != "running" else {})
+            job_moves.request_resume(connection, job.id)
+        runs.advance(connection, work.held, status="running")
+
+    if not open_now and job.intent is Intent.RUN:
+        work.write(hold)
+    elif open_now and paused:
+        work.write(let_go)
+    at_rest = not open_now and job.status is Status.PAUSED
+    return Step(wait=work.until_open() if at_rest else _LOOK_SECONDS)
 
 
 def _after(work: Work, job: Job) -> Step:

@@ -5,7 +5,9 @@ Knows that file and the folders. Must not know what is read from a place or writ
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +28,14 @@ def load_places(settings: Settings, environ: Mapping[str, str] | None = None) ->
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"CORPUSMILL_PLACES_FILE: {settings.places_file} cannot be read: {error}.") from error
     return parse_places(text, os.environ if environ is None else environ)
+
+
+def aside(target: Path) -> Path:
+    """A name beside a file for what is to take its place. Nobody else writes under it: of two processes that both take a run
+    for theirs, neither renames what the other has half written. What one that was killed left behind is removed."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        left.unlink(missing_ok=True)
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
 
 
 def inside(folder: FolderPlace, relative: str) -> Path:

@@ -170,7 +170,7 @@ def read(work: Work, open_source: OpenSource) -> Step:
     corpus_id = "corpus_" + run.id.removeprefix("run_")
     path = upload_path(work.settings.data_dir, corpus_id)
     since = None if _from_the_start(definition, schedule.position, scope) else schedule.position
-    upload = _write(path, _taken(scan, source, since), work.settings.max_document_bytes)
+    upload = _write(path, _taken(scan, source, since), most=work.settings.max_document_bytes, attempt=run.attempt)
     if source.complete:
         scan.look_for_gone(1.0 if isinstance(definition.source, CorpusSource) else definition.source.most_gone)
     elif definition.source.sync == "mirror":
@@ -211,6 +211,7 @@ def _taken(scan: _Scan, source: Source, since: Mapping[str, Any] | None) -> Iter
     while batch := list(islice(documents, _BATCH)):
         scan.work.go_on()
         yield from scan.take(batch)
+    scan.work.hold()  # before the upload appears: it may be another's by now
 
 
 @dataclass(slots=True)
@@ -223,13 +224,14 @@ class _Upload:
     pairs: bool = False
 
 
-def _write(path: Path, documents: Iterable[SourceDocument], most: int) -> _Upload:
-    """An upload of the documents, whole on disk or not there; a line has `most` bytes at most.
+def _write(path: Path, documents: Iterable[SourceDocument], *, most: int, attempt: int) -> _Upload:
+    """An upload of the documents, whole on disk or not there; a line has `most` bytes at most. Each attempt at a run writes
+    it under a name of its own.
 
     Raises PlaceFault where some have a second text and others have none: a job is over the one or the other.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}-{attempt}.part")
     digest, upload = hashlib.sha256(), _Upload()
     first = ""
     with part.open("wb") as file:

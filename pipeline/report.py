@@ -42,7 +42,7 @@ class Facts:
     """A run as its report begins with it. Times are in seconds since 1970.
 
     `counts` are those of FIGURES up to `reviewed`. `failures` counts failed documents by error code. `seconds` is by
-    stage. `audit` is of this run's model revision.
+    stage. `audit` is of this run's model revision. `review_failed` says that documents for people could not be sent.
     """
 
     schedule: str
@@ -57,6 +57,7 @@ class Facts:
     seconds: Mapping[str, float] = field(default_factory=dict)
     distribution: Distribution = Distribution()
     audit: Audit | None = None
+    review_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,7 @@ FIGURES = {
     "succeeded": "documents with a label",
     "failed": "documents without one",
     "reviewed": "documents sent to people",
+    "review_failed": "1 where people could not be asked, otherwise 0",
     "reused_share": "reused, of all that have been labelled",
     "failed_share": "failed, of all that were to be labelled",
     "unusable_share": "unusable, of all that the source gave",
@@ -125,6 +127,7 @@ def report_of(facts: Facts, earlier: Sequence[Facts], definition: ReportDefiniti
     for name, (part, whole) in _SHARES.items():
         if total := sum(figures[each] for each in whole):
             figures[name] = figures[part] / total
+    figures["review_failed"] = int(facts.review_failed)
     figures |= {f"failures/{code}": count for code, count in sorted(facts.failures.items())}
     figures |= {f"seconds/{stage}": seconds for stage, seconds in facts.seconds.items()}
     for name, shift in (("label", labels), ("confidence", scores)):

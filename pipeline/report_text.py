@@ -88,6 +88,8 @@ def _people(figures: Any) -> str:
     sent = f"Sent to people: {_count(figures['reviewed'])}"
     if "reviewed_share" in figures:
         sent += f" ({figures['reviewed_share']:.2%} of the labelled)"
+    if figures["review_failed"]:
+        sent += "; those of this run could not all be sent, and a later run tries again"
     if "audit_accuracy" not in figures:
         return sent + ". No audited document has been answered yet."
     return (

@@ -14,26 +14,29 @@ from corpusmill.schedules import ReportDefinition, ReportFiles
 from db import runs
 from db.engine import reading
 from db.runs import Run
-from pipeline.places import inside, load_places
+from pipeline.places import aside, inside, load_places
 from pipeline.report import Audit, Distribution, Facts, broken, report_of
 from pipeline.report_text import markdown
 from pipeline.work import Step, Work
 
 
 def report(work: Work, audit: Audit | None) -> Step:
-    """Make the report, write its files, and end the run with it. Done twice, it writes the same files."""
+    """Make the report, keep it, write its files, and end the run with it. Done twice, it writes the same files."""
     definition = work.run.definition.report or ReportDefinition()
     with reading(work.database) as connection:
         earlier = runs.before(connection, work.run, definition.looked_at)
     made = report_of(facts_of(work.run, audit), [facts_of(run, audit_of(run)) for run in earlier], definition)
     alarms = broken(made, definition.fail_if)
     kept: dict[str, Any] = {**made.body, "figures": dict(made.figures), "broken": alarms}
+    counts = work.counted(audit=None if audit is None else {"answered": audit.answered, "agreed": audit.agreed})
+    values = {"report": kept, "counts": counts, "error": counts.get("review_failed")}
+    # first, so that a folder that cannot be written costs the files alone
+    work.write(lambda connection: runs.advance(connection, work.held, **values))
     if definition.to is not None:
         path = _path(work, definition.to)
         _put(path.with_name(path.name + ".json"), json.dumps(kept, ensure_ascii=False, indent=2) + "\n")
         _put(path.with_name(path.name + ".md"), markdown(made, alarms))
-    counts = work.counted(audit=None if audit is None else {"answered": audit.answered, "agreed": audit.agreed})
-    return Step(end="succeeded", values={"report": kept, "counts": counts})
+    return Step(end="succeeded", values=values)
 
 
 def facts_of(run: Run, audit: Audit | None = None) -> Facts:
@@ -54,6 +57,7 @@ def facts_of(run: Run, audit: Audit | None = None) -> Facts:
         seconds=counts.get("seconds", {}),
         distribution=Distribution(labels=distribution.get("labels", {}), scores=distribution.get("scores", ())),
         audit=audit,
+        review_failed="review_failed" in counts,
     )
 
 
@@ -71,9 +75,9 @@ def _path(work: Work, files: ReportFiles) -> Path:
 def _put(path: Path, text: str) -> None:
     """A file whole or as it was before: written aside, on the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("w", encoding="utf-8") as file:
+    part = aside(path)
+    with part.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    part.replace(path)

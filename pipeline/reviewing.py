@@ -13,38 +13,41 @@ from typing import Any
 
 import structlog
 
-from corpusmill.errors import Conflict, NotFound
+from corpusmill.errors import Conflict, NotFound, PlaceFault
 from corpusmill.ids import new_id
 from corpusmill.schedules import Review
-from db import jobs, references, reviews
+from db import ledger, references, reviews, runs
 from db.corpora import upload_path
-from db.engine import Connection, reading
-from db.jobs import Job
+from db.engine import reading
 from db.reviews import Pair, Sent
-from pipeline.delivering import rows_of
+from db.runs import Run
+from pipeline.delivering import job_of, rows_of
 from pipeline.places import load_places
 from pipeline.report import Audit
 from pipeline.review import Answer, Chosen, OpenReviewers, Pushed, Reviewers
 from pipeline.review.choosing import choose
-from pipeline.work import Step, Work
+from pipeline.work import Step, Work, date_of
 
 log = structlog.get_logger(__name__)
 _BATCH = 500
+#: So many nights back a run looks for documents that could not be sent to people.
+NIGHTS_MADE_UP = 31
 
 
 def review(work: Work, open_reviewers: OpenReviewers) -> Step:
-    """Take in answers, then push the run's doubtful documents and its audit sample. Done twice, it pushes and keeps the
-    same."""
+    """Take in answers, then push the doubtful documents and the audit sample: what earlier runs could not, then the run's
+    own. Done twice, it pushes and keeps the same."""
     definition = work.run.definition.review
     if definition is None:
         return Step(stage="report")
     begun = time.monotonic()
     reviewers = open_reviewers(definition, load_places(work.settings), run=work.run.id, date=work.date)
     answers = take_in(work, reviewers)
-    pushed = _push(work, reviewers, definition)
+    made_up = _make_up(work, open_reviewers, definition)
+    pushed = _push(work, work.run, reviewers, definition)
     seconds = dict(work.run.counts.get("seconds", {})) | {"review": round(time.monotonic() - begun, 3)}
     documents = dict(work.run.counts.get("documents", {})) | {"reviewed": sum(pushed.values())}
-    counts = work.counted(documents=documents, seconds=seconds, reviewed=pushed, answered=answers)
+    counts = work.counted(documents=documents, seconds=seconds, reviewed=pushed, answered=answers, made_up=made_up)
     return Step(stage="report", values={"counts": counts})
 
 
@@ -64,7 +67,7 @@ def take_in(work: Work, reviewers: Reviewers) -> int:
     new = others = 0
     answers = reviewers.pull()
     while batch := list(islice(answers, _BATCH)):
-        work.go_on()
+        work.hold()
         kept, by_corpus, unknown = _new(work, batch)
         for corpus_id, labels in by_corpus.items():
             _attach(work, corpus_id, labels)
@@ -111,31 +114,57 @@ def _attach(work: Work, corpus_id: str, labels: Mapping[str, Any]) -> None:
         body.unlink(missing_ok=True)
 
 
-def _push(work: Work, reviewers: Reviewers, definition: Review) -> dict[str, int]:
-    """How many documents went out, by the rule that sent them."""
-    chosen = _Noted(choose(rows_of(work, _job(work)), definition))
+def _make_up(work: Work, open_reviewers: OpenReviewers, definition: Review) -> int:
+    """Push what earlier runs could not, oldest first; returns how many documents that were. What is refused is left to the
+    next run, and does not keep this run's own documents back."""
+    with reading(work.database) as connection:
+        earlier = runs.before(connection, work.run, NIGHTS_MADE_UP)
+    made_up = 0
+    for run in reversed([run for run in earlier if "review_failed" in run.counts]):
+        reviewers = open_reviewers(definition, load_places(work.settings), run=run.id, date=date_of(run))
+        try:
+            pushed = _push(work, run, reviewers, definition)
+        except PlaceFault as error:
+            log.warning("an earlier run's documents were refused", run=run.id, why=str(error))
+            continue
+        except NotFound as error:  # its job or its corpus was deleted
+            log.warning("an earlier run's documents are gone", run=run.id, why=str(error))
+            pushed = {}
+        counts = {name: value for name, value in run.counts.items() if name != "review_failed"} | {"reviewed": pushed}
+        error_ = None if run.error == run.counts["review_failed"] else run.error
+        work.write(
+            lambda connection, run=run, counts=counts, error=error_: runs.amend(  # type: ignore[misc]
+                connection, run.key, counts=counts, error=error
+            )
+        )
+        made_up += sum(pushed.values())
+    return made_up
+
+
+def _push(work: Work, run: Run, reviewers: Reviewers, definition: Review) -> dict[str, int]:
+    """How many documents of a run went out, by the rule that sent them."""
+    rows_ = rows_of(work, run, job_of(work, run))
+    chosen = _Noted(work.outgoing(_current(work, run, choose(rows_, definition))))
     counts: dict[str, int] = {}
     pushed = reviewers.push(chosen)
     while batch := list(islice(pushed, _BATCH)):
         work.go_on()
         rows = [chosen.sent(each) for each in batch]
         work.write(
-            lambda connection, rows=rows: _keep(connection, work, rows)  # type: ignore[misc]
+            lambda connection, rows=rows: reviews.sent(connection, run.schedule_key, run.key, rows)  # type: ignore[misc]
         )
         for each in batch:
             counts[each.why] = counts.get(each.why, 0) + 1
     return counts
 
 
-def _keep(connection: Connection, work: Work, rows: Sequence[Sent]) -> None:
-    reviews.sent(connection, work.run.schedule_key, work.run.key, rows)
-
-
-def _job(work: Work) -> Job | None:
-    if work.run.job_id is None:
-        return None
-    with reading(work.database) as connection:
-        return jobs.get(connection, work.run.job_id)
+def _current(work: Work, run: Run, chosen: Iterator[Chosen]) -> Iterator[Chosen]:
+    """Without the documents that a later run has labelled again, or found gone."""
+    while batch := list(islice(chosen, _BATCH)):
+        ids = [each.row.document_id for each in batch]
+        with reading(work.database) as connection:
+            current = ledger.labelled_by(connection, run.schedule_key, run.key, ids)
+        yield from (each for each in batch if each.row.document_id in current)
 
 
 class _Noted:

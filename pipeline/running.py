@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -23,12 +25,13 @@ from corpusmill.errors import (
     InvalidSettings,
     LeaseLost,
     NewerVersion,
+    NotFound,
     PlaceUnavailable,
     StorageFull,
 )
 from corpusmill.settings import Settings
 from corpusmill.status import ENDED
-from db import job_moves, ledger, runs
+from db import job_moves, jobs, ledger, runs
 from db.engine import Connection, Engine, now, reading, transact
 from db.runs import Held, Run, RunStatus
 from pipeline import delivering, labelling, reporting, reviewing
@@ -48,6 +51,8 @@ _LONGEST_PAUSE = 300.0
 _LOOK_SECONDS = 0.5
 #: Runs that one process goes on with at once.
 _AT_ONCE = 4
+#: What is under way when the process is to end gets so long to come to where a run can be given back.
+_LEAVE_SECONDS = 5.0
 #: What the next try may mend.
 _AGAIN = (
     PlaceUnavailable, DatabaseUnavailable, BrokerUnavailable, StorageFull, Conflict, InvalidSettings, NewerVersion, OSError,
@@ -105,6 +110,9 @@ class Runner:
             except Exception as error:
                 log.error("runs not gone on with", exc_info=error)
             self.stopping.wait(every)
+        until = time.monotonic() + _LEAVE_SECONDS
+        for one in busy:  # they give their runs back, so that nobody has to wait for the leases
+            one.join(max(0.0, until - time.monotonic()))
 
     def wait(self, run_ids: Collection[str]) -> None:
         """Go on with runs, here and one at a time, until these have ended."""
@@ -125,12 +133,12 @@ class Runner:
 
     def _go_on(self, held: Held) -> None:
         """One stage after another until the run ends or has to wait; whatever happens, it is not this thread's end."""
-        done = threading.Event()
-        threading.Thread(target=self._keep_lease, args=(held, done), daemon=True).start()
+        done, lost = threading.Event(), threading.Event()
+        threading.Thread(target=self._keep_lease, args=(held, done, lost), daemon=True).start()
         more: Held | None = held
         try:
             while more is not None:
-                more = self._stage(more)
+                more = self._stage(more, lost)
         except LeaseLost as error:
             log.info("run left to others", run=held.run.id, why=str(error))
         except DatabaseUnavailable as error:
@@ -140,29 +148,29 @@ class Runner:
         finally:
             done.set()
 
-    def _stage(self, held: Held) -> Held | None:
+    def _stage(self, held: Held, lost: threading.Event) -> Held | None:
         """One stage, and the run as it is then; None where it was given back or has ended. Raises LeaseLost."""
         try:
-            return self._after(held, self._do(self._work(held)))
+            return self._after(held, self._do(self._work(held, lost)))
         except LeaseLost:
             raise
         except Stopped:
             self._write(lambda connection: runs.release(connection, held))
         except _AGAIN as error:
-            self._put_off(held, getattr(error, "code", "internal"), str(error), getattr(error, "private", None))
+            return self._put_off(held, getattr(error, "code", "internal"), *_said(error))
         except CorpusmillError as error:
-            self._end(held, "failed", {"error": {"code": error.code, "message": str(error)}})
+            return self._give_up(held, {"code": error.code, "message": str(error)})
         except Exception as error:
             log.error("stage failed", run=held.run.id, stage=held.run.stage, exc_info=error)
-            self._put_off(held, "internal", f"{type(error).__name__}: the log says where.")
+            return self._put_off(held, "internal", f"{type(error).__name__}: the log says where.")
         return None
 
-    def _work(self, held: Held) -> Work:
+    def _work(self, held: Held, lost: threading.Event) -> Work:
         settings = self.settings
         return Work(
             settings=settings, database=self.database, held=held, lease=self.lease, stopping=self.stopping,
             catalog=Catalog(settings.models_root, settings.hub_models, settings.data_dir / "cache"),
-            clock=self.clock or (lambda: now(self.database)),
+            clock=self.clock or (lambda: now(self.database)), lost=lost,
         )  # fmt: skip
 
     def _do(self, work: Work) -> Step:
@@ -171,7 +179,7 @@ class Runner:
             return self._cancelled(run)
         if run.status == "waiting":
             if not work.open_now():
-                return Step(wait=_LOOK_SECONDS)
+                return Step(wait=work.until_open())
             work.write(lambda connection: runs.started(connection, work.held))
         return self._do_stage(work)
 
@@ -192,9 +200,9 @@ class Runner:
         """A run that is to give way: its job is cancelled first, so that no device works for it."""
         if run.job_id is not None:
             job_id = run.job_id
-            job = self._write(lambda connection: job_moves.request_cancel(connection, job_id))
-            if job.status not in ENDED:
-                return Step(wait=_LOOK_SECONDS)
+            with suppress(NotFound):  # there is nothing left to cancel
+                if not self._write(lambda connection: _cancel(connection, job_id)):
+                    return Step(wait=_LOOK_SECONDS)
         message = "It gave way to a later run, or its schedule is being deleted."
         return Step(end="cancelled", values={"error": {"code": "cancelled", "message": message}})
 
@@ -202,29 +210,45 @@ class Runner:
         if step.end is not None:
             self._end(held, step.end, dict(step.values))
             return None
+        values = {"failures": 0, "error": None, **step.values}  # what did not answer answers again
         if step.wait:
-            self._write(lambda connection: runs.release(connection, held, after=step.wait or 0.0, **step.values))
+            self._write(lambda connection: runs.release(connection, held, after=step.wait or 0.0, **values))
             return None
-        values = dict(step.values) | ({"stage": step.stage, "failures": 0, "error": None} if step.stage else {})
+        if step.stage is not None:
+            values["stage"] = step.stage
 
         def write(connection: Connection) -> Held:
-            if values:
-                runs.advance(connection, held, **values)
+            runs.advance(connection, held, **values)
             return Held(run=runs.get(connection, held.run.id), owner=held.owner)
 
         return self._write(write)
 
     def _end(self, held: Held, status: RunStatus, values: dict[str, Any]) -> None:
-        """End a run. What it held and no sink has got is left to the next one."""
+        """End a run. What it held and no sink has got is left to the next one; the job of one that failed is cancelled where
+        it has not ended, so that no device works for it while the next one submits the same documents."""
 
         def write(connection: Connection) -> None:
             runs.end(connection, held, status, **values)
+            if held.run.job_id is not None and status == "failed" and held.run.stage == "label":
+                with suppress(NotFound):
+                    _cancel(connection, held.run.job_id)
             ledger.let_go(connection, held.run.schedule_key, held.run.key)
 
         self._write(write)
         log.info("run ended", run=held.run.id, status=status)
 
-    def _put_off(self, held: Held, code: str, message: str, private: str | None = None) -> None:
+    def _give_up(self, held: Held, error: Mapping[str, str], **values: Any) -> Held | None:
+        """A stage that cannot be done, now or ever, fails the run. Once the labels are delivered it does not: people are
+        asked by a later run, and the night has its report."""
+        if held.run.stage == "review":
+            counts = {**held.run.counts, "review_failed": dict(error)}
+            return self._after(held, Step(stage="report", values={"counts": counts, "error": error}))
+        with reading(self.database) as connection:
+            reported = runs.get(connection, held.run.id).report is not None
+        self._end(held, "succeeded" if reported else "failed", {"error": error, **values})
+        return None
+
+    def _put_off(self, held: Held, code: str, message: str, private: str | None = None) -> Held | None:
         failures = held.run.failures + 1
         error = {"code": code, "message": message}
         log.warning(
@@ -232,21 +256,40 @@ class Runner:
             **({"said": private} if private else {}),
         )  # fmt: skip
         if failures >= MOST_FAILURES:
-            self._end(held, "failed", {"error": error, "failures": failures})
-            return
+            return self._give_up(held, error, failures=failures)
         pause = min(_LONGEST_PAUSE, 2.0**failures)
         self._write(
             lambda connection: runs.release(connection, held, after=pause, failures=failures, error=error)
         )  # fmt: skip
+        return None
 
     def _write(self, change: Callable[[Connection], T]) -> T:
         return transact(self.database, change)
 
-    def _keep_lease(self, held: Held, done: threading.Event) -> None:
+    def _keep_lease(self, held: Held, done: threading.Event, lost: threading.Event) -> None:
         while not done.wait(self.lease / 3):
             try:
                 transact(self.database, lambda connection: runs.renew(connection, held, lease=self.lease))
             except LeaseLost:
+                lost.set()
                 return
             except DatabaseUnavailable as error:
                 log.warning("lease of a run not renewed", run=held.run.id, why=str(error))
+
+
+def _said(error: Exception) -> tuple[str, str | None]:
+    """What a run may say of an error, and what only the log does: where files of this machine lie is nobody else's."""
+    if isinstance(error, InvalidSettings):
+        return "A setting of the sweeper is wrong; its log says which.", str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or type(error).__name__}; the sweeper's log says where.", str(error)
+    return str(error), getattr(error, "private", None)
+
+
+def _cancel(connection: Connection, job_id: str) -> bool:
+    """Cancel a job that has not ended; says whether it has ended now. Raises NotFound."""
+    if jobs.get(connection, job_id).status in ENDED:
+        return True
+    with suppress(Conflict):  # it has just ended
+        return job_moves.request_cancel(connection, job_id).status in ENDED
+    return True

@@ -63,6 +63,8 @@ _SLICES_AT_ONCE = 16
 _RUNS_SECONDS = 1.0
 #: What keeps a job's metrics from being made is a file that is gone or damaged as a rule: no matter of seconds.
 _SPOILED_SECONDS = 600.0
+#: For runs to be given back when the process ends; `up` kills it not much later.
+_LEAVE_SECONDS = 6.0
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
 
@@ -286,9 +288,11 @@ def main(settings: Settings) -> None:
     # In a thread of its own: reading a source may take an hour, and shards are not to wait for that.
     runner = Runner(settings=settings, database=sweeper.database, parts=real_parts(), stopping=ended)
     every = min(settings.sweep_seconds, _RUNS_SECONDS)
-    threading.Thread(target=runner.keep, args=(every,), name="runs", daemon=True).start()
+    keeping = threading.Thread(target=runner.keep, args=(every,), name="runs", daemon=True)
+    keeping.start()
     pulse = Pulse(settings.pulse_file)
     while not ended.is_set():
         sweeper.sweep(ended.is_set)
         pulse.beat()
         ended.wait(settings.sweep_seconds)
+    keeping.join(_LEAVE_SECONDS)

@@ -78,14 +78,15 @@ class Run(Resource):
 
     @property
     def error(self) -> str | None:
-        """Why it failed, or why it waits to try again."""
+        """Why it failed, why it waits to try again, or what a run that succeeded could not do after its labels were
+        delivered."""
         return sentence_of(self._data.get("error"))
 
     @property
     def exit_code(self) -> int:
-        """What a cron job can act on. 0: well, or not ended; 1: it failed, was cancelled, or a rule of `fail_if` is broken;
-        3: documents failed."""
-        if self.status in {"failed", "cancelled"} or self.broken:
+        """What a cron job can act on. 0: well, or not ended; 1: it failed, was cancelled, could not ask people or write its
+        report, or a rule of `fail_if` is broken; 3: documents failed."""
+        if self.status in {"failed", "cancelled"} or self.broken or (self.status == "succeeded" and self.error):
             return 1
         return 3 if self.failed_documents else 0
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from corpusmill.schedules import ReviewFile
+from pipeline.places import aside
 from pipeline.review import Answer, Chosen, Pushed
 from pipeline.review.label_config import LabelConfig
 from pipeline.review.label_studio import task_of
@@ -30,8 +31,8 @@ class ReviewedFile:
     def push(self, chosen: Iterable[Chosen]) -> Iterator[Pushed]:
         """Everything into the file, which appears when the last one is asked for, and is written over by a repetition."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_name(f".{self._path.name}.part")
-        with aside.open("w", encoding="utf-8") as file:
+        part = aside(self._path)
+        with part.open("w", encoding="utf-8") as file:
             file.write(self._opening)
             for number, each in enumerate(chosen):
                 file.write((self._between if number else "") + self._entry(each))
@@ -39,7 +40,7 @@ class ReviewedFile:
             file.write(self._closing)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(self._path)
+        part.replace(self._path)
 
     def pull(self) -> Iterator[Answer]:
         """None: a file does not answer."""

@@ -16,7 +16,7 @@ from corpora.label_files import encoded
 from corpusmill.errors import PlaceFault, PlaceUnavailable
 from corpusmill.places import FolderPlace
 from corpusmill.schedules import FilesSink
-from pipeline.places import inside
+from pipeline.places import aside, inside
 from pipeline.sinks import Delivered
 from pipeline.sinks.rows import COLUMNS, gone_row, row_of
 
@@ -37,9 +37,9 @@ class FileWriter:
 
     def deliver(self, rows: Iterable[Delivered], gone: Iterable[str]) -> None:
         """Write the file whole, or leave what was there."""
-        part = self._target.with_name(f".{self._target.name}.{self._run}.part")
         try:
             self._target.parent.mkdir(parents=True, exist_ok=True)
+            part = aside(self._target)
             try:
                 with part.open("wb") as file:
                     for block in encoded(self._format, COLUMNS_OF_FILES, self._rows(rows, gone)):

@@ -641,7 +641,7 @@ def test_a_process_that_is_killed_anywhere_changes_nothing_of_the_outcome(
     assert world.labelled == ["a", "b", "c", "b", "d"]
 
 
-def test_a_process_that_was_given_up_for_dead_writes_nothing_when_it_comes_back(world: World) -> None:
+def test_a_process_that_was_given_up_for_dead_ends_no_run_when_it_comes_back(world: World) -> None:
     world.schedule()
     [run_id] = tick(world.database, at=MIDNIGHT)
     old = transact(world.database, lambda connection: runs.claim(connection, owner="old", lease=30.0))
