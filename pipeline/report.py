@@ -78,6 +78,7 @@ FIGURES = {
     "repeated": "given twice in one reading",
     "unusable": "rows or lines that are no documents",
     "gone": "documents that are no longer in the source",
+    "withheld": "documents that were not met, and left in the sinks because something could not be read",
     "ran": "documents that the model ran over",
     "reused": "documents whose labels were taken from before",
     "succeeded": "documents with a label",
@@ -105,8 +106,8 @@ FIGURES = {
 }
 _OPEN = ("failures/", "seconds/")
 _COUNTS = (
-    "read", "new", "changed", "relabelled", "unchanged", "repeated", "unusable", "gone", "ran", "reused", "succeeded",
-    "failed", "reviewed",
+    "read", "new", "changed", "relabelled", "unchanged", "repeated", "unusable", "gone", "withheld", "ran", "reused",
+    "succeeded", "failed", "reviewed",
 )  # fmt: skip
 _SHARES = {
     "reused_share": ("reused", ("ran", "reused")),
