@@ -39,18 +39,26 @@ def query(database_url: str, sql: str) -> list[Any]:
 
 
 def start(system: Programs, *names: str) -> None:
-    """Start programs and wait until each is at work."""
+    """Start programs and wait until each is at work, as far as there is work left."""
     for name in names:
         system.start(name)
     until(system.answers, what=f"the API answers\n{system.logs()}")
     wanted = sum(1 for name in system.running if name.startswith("worker"))
-    until(lambda: len(serving(system)) >= wanted, what="every worker has taken up its work")
+    until(
+        lambda: len(serving(system)) >= wanted or not waiting(system), what="every worker has taken up its work"
+    )  # fmt: skip
 
 
 def serving(system: Programs) -> list[str]:
     """The workers that have shards in hand, each by its boot."""
     url = system.settings["database_url"]
     return [row[0] for row in query(url, "SELECT DISTINCT owner FROM shards WHERE state = 'running'")]
+
+
+def waiting(system: Programs) -> int:
+    """How many shards nobody has taken up."""
+    url = system.settings["database_url"]
+    return int(query(url, "SELECT count(*) FROM shards WHERE state = 'pending'")[0][0])
 
 
 def submit(system: Programs, documents: list[dict[str, str]], delay_ms: int) -> str:
