@@ -16,7 +16,10 @@ import sys
 from .processes import ROOT
 from .scoreboard import write
 
-_CODE = ("api", "broker", "catalog", "cli", "corpora", "corpusmill", "db", "evaluation", "worker", "tests/faults")
+_CODE = (
+    "api", "broker", "catalog", "cli", "client", "corpora", "corpusmill", "db", "evaluation", "pipeline", "worker",
+    "tests/faults",
+)  # fmt: skip
 
 
 def main() -> int:
