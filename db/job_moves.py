@@ -11,14 +11,18 @@ from sqlalchemy import Connection, delete, update
 from corpusmill.errors import Conflict
 from corpusmill.status import MOVES, Intent
 from db.engine import db_now
-from db.jobs import Job, close_if_done, get
+from db.jobs import Job, close_if_done, end_waiting, get
 from db.tables import jobs, metrics, results, shards
 
 
 def request_cancel(connection: Connection, job_id: str) -> Job:
     """Cancel a job: what waits is cancelled now, what runs when its worker next looks. Raises Conflict where it ended."""
+    job = get(connection, job_id)
+    if job.status in MOVES["cancel"]:
+        # Shards before their job, as whoever claims one locks them: in the other order the two wait for each other.
+        end_waiting(connection, job.key, "cancelled")
     if _ask(connection, job_id, Intent.CANCEL, "cancel"):
-        close_if_done(connection, get(connection, job_id).key)
+        close_if_done(connection, job.key)
     return get(connection, job_id)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
 
@@ -195,18 +195,26 @@ def _undone() -> Any:
 
 def fail(connection: Connection, job_key: int, *, code: str, message: str) -> None:
     """End a job that cannot go on: the documents not yet done fail with this reason, results already there stay."""
-    open_ = connection.execute(
-        update(jobs)
-        .where(jobs.c.key == job_key, jobs.c.outcome.is_(None), jobs.c.error.is_(None))
-        .values(error={"code": code, "message": message})
+    open_ = (jobs.c.key == job_key, jobs.c.outcome.is_(None), jobs.c.error.is_(None))
+    if connection.scalar(select(jobs.c.key).where(*open_)) is None:
+        return
+    # Shards before their job, the order in which whoever claims one locks them: in the other, the two wait for each other.
+    connection.execute(
+        update(shards)
+        .where(shards.c.job_key == job_key, shards.c.state.in_(("pending", "running")))
+        .values(state="failed", failed=_undone(), owner=None, finished_at=db_now())
     )
-    if open_.rowcount:
-        connection.execute(
-            update(shards)
-            .where(shards.c.job_key == job_key, shards.c.state.in_(("pending", "running")))
-            .values(state="failed", failed=_undone(), owner=None, finished_at=db_now())
-        )
+    if connection.execute(update(jobs).where(*open_).values(error={"code": code, "message": message})).rowcount:
         close_if_done(connection, job_key)
+
+
+def end_waiting(connection: Connection, job_key: int, end: Literal["cancelled", "failed"]) -> None:
+    """End the shards of a job that nobody has claimed."""
+    connection.execute(
+        update(shards)
+        .where(shards.c.job_key == job_key, shards.c.state == "pending")
+        .values(state=end, finished_at=db_now(), **{end: _undone()})
+    )
 
 
 def close_if_done(connection: Connection, job_key: int) -> bool:
@@ -222,12 +230,7 @@ def close_if_done(connection: Connection, job_key: int) -> bool:
         return False
     if row.intent == Intent.CANCEL or row.error is not None:
         # given back, or halved, after the job was cancelled or failed: nobody will ever claim it
-        end = "failed" if row.error is not None else "cancelled"
-        connection.execute(
-            update(shards)
-            .where(shards.c.job_key == job_key, shards.c.state == "pending")
-            .values(state=end, finished_at=db_now(), **{end: _undone()})
-        )
+        end_waiting(connection, job_key, "failed" if row.error is not None else "cancelled")
     never_planned = row.total is None and (row.intent == Intent.CANCEL or row.error is not None)
     counts, reused = _sums(connection, [job_key], {job_key: row.total}).get(job_key, (Counts(), 0))
     if not never_planned and (row.total is None or counts.pending):

@@ -164,6 +164,42 @@ def test_whoever_stands_still_in_a_transaction_keeps_its_rows_from_nobody(
     assert the_job(database).status is Status.QUEUED
 
 
+@pytest.mark.parametrize("move", ["cancel", "fail"])
+def test_a_job_is_ended_while_its_shards_are_being_claimed_and_neither_waits_for_the_other_for_ever(
+    database: Engine, move: str
+) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    job = a_job(database)
+    errors: list[Exception] = []
+
+    def end() -> None:
+        try:
+            with writing(database) as connection:
+                if move == "cancel":
+                    job_moves.request_cancel(connection, "job_a")
+                else:
+                    jobs.fail(connection, job.key, code="model_fault", message="It cannot be loaded.")
+        except DatabaseUnavailable as error:
+            errors.append(error)
+
+    other = threading.Thread(target=end)
+    with writing(database) as connection:  # what a claim does, in its order, with the other one in between
+        connection.exec_driver_sql("UPDATE shards SET state = 'running', owner = 'w', attempt = 1 WHERE start = 0")
+        other.start()
+        with reading(database) as look:
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            for _ in range(200):
+                if look.exec_driver_sql(waiting).scalar_one():
+                    break
+                time.sleep(0.05)
+        connection.exec_driver_sql("UPDATE jobs SET claimed_at = 1.0 WHERE id = 'job_a'")
+    other.join(30)
+    assert errors == []
+    with reading(database) as connection:
+        assert jobs.get(connection, "job_a").status in {"cancelling", "failed"}
+
+
 def test_the_database_clock_counts_seconds_since_1970(database: Engine) -> None:
     assert abs(now(database) - time.time()) < 5
 
