@@ -44,7 +44,7 @@ format: $(INSTALLED) ## put the code into the house's format
 	$(BIN)/ruff check --fix .
 
 faults: $(INSTALLED) ## every fault on both databases; run again, it goes on; writes docs/reliability.md
-	$(BIN)/python -m tests.faults -n 3
+	$(BIN)/python -m tests.faults -n 2
 
 $(BENCH): $(INSTALLED)
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[bench]"
