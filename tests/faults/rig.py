@@ -128,7 +128,8 @@ class Rig:
         """Block until `/readyz` answers and as many workers as run are waiting for messages."""
         until(self.answers, BOUND, "the API answers")
         running = sum(1 for name, one in self.processes.items() if name.startswith("worker") and one.alive)
-        until(lambda: self.broker.listeners() >= running, BOUND, "the workers listen")
+        # One that has found a job at once listens when it has served it for a minute.
+        until(lambda: self.broker.listeners() >= running, 3 * BOUND, "the workers listen")
 
     def answers(self) -> bool:
         with suppress(httpx2.HTTPError):

@@ -41,7 +41,8 @@ def test_forty_thousand_documents_survive_thirty_faults_with_hardly_a_shard_run_
 
     job_id, measured.executions = rig.executions(act)
     measured.shards = len(rig.shards(job_id))
-    assert measured.shards == 4_000
+    # One that was by chance in two workers that were killed, one after the other, is halved.
+    assert 4_000 <= measured.shards < 4_040
     rig.verify(job_id, corpus)
     more = measured.executions / measured.shards - 1
     measured.note = f"40,000 results, metrics equal, {more:.2%} more executions than shards"
