@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
+# Files of the tests of whole processes that run at once: they wait for most of their time.
+AT_ONCE ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo test test-all check format faults bench bench-gpu clean
@@ -28,7 +30,7 @@ demo: $(INSTALLED) ## three corpora through the whole system, with a table of th
 test: $(INSTALLED) ## every test tier that this machine can run, except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/engines tests/gpu
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow" tests/integration tests/acceptance tests/faults
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow" tests/integration tests/acceptance tests/faults
 
 test-all: $(INSTALLED) ## the slow tests too; run again, it goes on with those that have not passed
 	$(BIN)/python -m pytest --resume
