@@ -17,6 +17,7 @@ from worker.device import Device
 from worker.engines.base import Usage
 from worker.engines.budget import Budget
 from worker.engines.decoding import SlotDecoder, Source, Unsupported, room, rules_of
+from worker.engines.decoding import slots as slots_module
 from worker.engines.decoding.families import FAMILIES
 from worker.engines.decoding.forward import Extent, forward
 from worker.engines.decoding.graphs import rounded
@@ -136,7 +137,7 @@ def test_caches_stay_within_the_budget_and_there_are_more_of_them_for_shorter_so
 
     def look(session: Any) -> None:
         size = session._slots.size
-        caches = [cache for caches in session._slots.caches() for cache in caches]
+        caches = [cache for group in session._slots.groups for caches in group.caches for cache in caches]
         assert sum(cache.nbytes for cache in caches) <= 100 * beams * slots.decoder.token_bytes
         held.append((size.slots, size.source))
 
@@ -163,8 +164,53 @@ def test_a_source_longer_than_the_slots_waits_until_there_is_room(model: Any) ->
     assert outputs == {(which, key): tokens for which in (0, 1) for key, tokens in expected[which].items()}
 
 
-def test_a_step_that_covers_more_than_it_must_gives_the_same_scores(model: Any) -> None:
+@pytest.mark.parametrize("beams", [1, 3])
+def test_slots_that_never_move_give_what_those_give_that_follow_their_sources(
+    beams: int, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, given = config_of(model, num_beams=beams), sources(40)
+    expected = outputs_of(slots_of(model, batch_tokens=320 * beams), given, config)
+    monkeypatch.setattr(slots_module, "_FOLLOWING", frozenset())
+    groups = []
+    fixed = slots_of(model, batch_tokens=320 * beams)
+
+    assert outputs_of(fixed, given, config, look=lambda session: groups.append(len(session._slots.groups))) == expected
+    assert set(groups) == {1}
+
+
+def test_a_long_source_gives_room_to_its_own_group_only_and_takes_it_along(model: Any) -> None:
+    lengths: list[list[int]] = []
+
+    def look(session: Any) -> None:
+        held = [one for one in session._slots.groups if one.first < session._slots.live]
+        lengths.append([group.source for group in held])
+        assert all(cache.shape[2] == group.source for group in held for cache in group.cross_keys)
+
+    long = Source(np.full(60, 5, dtype=np.int32), 4, key="long")
+    short = [Source(np.full(6, 5, dtype=np.int32), LONGEST, key=index) for index in range(20)]
+    outputs = outputs_of(slots_of(model), [long, *short], config_of(model, min_length=LONGEST), look=look)
+
+    assert len(outputs) == 21
+    assert lengths[0] == [60, 6, 6]
+    assert lengths[-2] == [6, 6, 6]
+
+
+@pytest.mark.parametrize(("lengths", "batches"), [([9] * 60, 1), ([60] * 6 + [20] * 6, 2), ([40, 20, 10, 5], 1)])
+def test_sources_of_about_one_length_go_through_the_encoder_together(
+    lengths: list[int], batches: int, model: Any
+) -> None:
+    """On a CPU, where padding costs what tokens do; a few short ones are no work for a batch of their own."""
+    config, usage = config_of(model), Usage()
+    given = [Source(np.full(length, 5, dtype=np.int32), 3, key=index) for index, length in enumerate(lengths)]
+    outputs_of(slots_of(model), given, config, usage=usage)
+    assert usage.batches == batches
+
+
+def test_a_step_that_covers_more_than_it_must_gives_the_same_scores(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on CUDA, where few shapes are captured and each step takes the next larger one."""
+    monkeypatch.setattr(slots_module, "_FOLLOWING", frozenset())
     slots = slots_of(model)
     with torch.inference_mode():
         made = Slots(slots.decoder, Size(slots=8, source=100, output=70, beams=2))

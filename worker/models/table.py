@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from corpusmill.errors import ModelFault
 from corpusmill.models import Family, ModelInfo
@@ -101,10 +101,11 @@ def _plain(make: Any, info: ModelInfo, asked: Dtype, device: Device) -> Engine[A
         raise ModelFault("int8 as a dtype is for engine ctranslate2: set engine to int8 and leave dtype out.")
     dtype = dtype_for(device, asked)
     model, tokenizer = load_model(info, device, dtype)
-    if device.kind == "cpu" and info.family in {"sequence-classification", "sentence-encoder"}:
+    if device.kind == "cpu" and info.family in {"sequence-classification", "sentence-encoder", "seq2seq"}:
         from worker.models import onednn
 
-        onednn.fuse(model)
-        onednn.lay_out(model)
+        encoder: Any = cast(Any, model).get_encoder() if info.family == "seq2seq" else model
+        onednn.fuse(encoder)
+        onednn.lay_out(encoder)
     engine = make(model, tokenizer, info, device, dtype)
     return engine

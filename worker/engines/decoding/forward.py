@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from worker.engines.decoding.slots import Slots
+from worker.engines.decoding.slots import Group, Slots
 from worker.engines.decoding.weights import Decoder, Layer
 
 
@@ -33,10 +33,8 @@ def forward(decoder: Decoder, slots: Slots, extent: Extent) -> torch.Tensor:
     tokens = slots.tokens[rows, :, places]
     if beams > 1:
         slots.ancestors[rows[:, None], every, places[:, None]] = every.to(torch.uint8)
+    parts = [_Part(decoder, slots, group, extent) for group in slots.groups if group.first < count]
     x = _embedded(decoder, tokens, places).view(count * beams, -1)
-    own_mask = _own_mask(decoder, slots, extent)
-    cross_mask = _allowed(torch.arange(extent.source, device=device) < slots.lengths[:count, None], decoder.dtype)
-    cross_mask = cross_mask[:, None, None]
     for index, layer in enumerate(decoder.layers):
 
         def attend(given: torch.Tensor, index: int = index, layer: Layer = layer) -> torch.Tensor:
@@ -44,16 +42,13 @@ def forward(decoder: Decoder, slots: Slots, extent: Extent) -> torch.Tensor:
                 part.transpose(1, 2)
                 for part in layer.qkv(given).view(count, beams, 3, decoder.heads, decoder.head_size).unbind(2)
             )
-            slots.keys[index][rows, :, places] = keys
-            slots.values[index][rows, :, places] = values
-            past = [cache[index][:count, :, : extent.output].flatten(2, 3) for cache in (slots.keys, slots.values)]
-            return layer.out(_attention(decoder, queries, past[0], past[1], own_mask))
+            attended = [part.attended(index, queries, keys, values) for part in parts]
+            return layer.out(torch.cat(attended) if len(parts) > 1 else attended[0])
 
         def attend_source(given: torch.Tensor, index: int = index, layer: Layer = layer) -> torch.Tensor:
             queries = layer.cross_q(given).view(count, beams, decoder.heads, decoder.head_size).transpose(1, 2)
-            keys = slots.cross_keys[index][:count, :, : extent.source]
-            values = slots.cross_values[index][:count, :, : extent.source]
-            return layer.cross_out(_attention(decoder, queries, keys, values, cross_mask))
+            attended = [part.attended_source(index, queries) for part in parts]
+            return layer.cross_out(torch.cat(attended) if len(parts) > 1 else attended[0])
 
         def feed(given: torch.Tensor, layer: Layer = layer) -> torch.Tensor:
             wide = layer.up(given)
@@ -86,22 +81,54 @@ def _embedded(decoder: Decoder, tokens: torch.Tensor, places: torch.Tensor) -> t
     return x if decoder.embedding_norm is None else decoder.embedding_norm(x)
 
 
-def _own_mask(decoder: Decoder, slots: Slots, extent: Extent) -> torch.Tensor:
-    """What is added to the attention of beams to outputs (slots, 1 or heads, 1 or beams, output × beams)."""
-    count, output, beams = extent.slots, extent.output, slots.size.beams
-    distances = slots.places[:count, None] - torch.arange(output, device=decoder.device)
-    past = distances >= 0
-    if beams == 1:
-        mask = _allowed(past, decoder.dtype)[:, None, None]
-    else:
-        every = torch.arange(beams, device=decoder.device)
-        own = (slots.ancestors[:count, :, :output, None] == every) & past[:, None, :, None]
-        mask = _allowed(own.flatten(2), decoder.dtype)[:, None]
-    if decoder.relative is None:
-        return mask
-    bias = decoder.relative[distances.clamp(0, len(decoder.relative) - 1)]  # (slots, output, heads)
-    bias = bias.permute(0, 2, 1)[:, :, None, :, None].expand(-1, -1, -1, -1, beams)
-    return mask + bias.flatten(3)
+class _Part:
+    """A group's share of a step: the slots of it that the step covers, and what these may attend to as things stand."""
+
+    def __init__(self, decoder: Decoder, slots: Slots, group: Group, extent: Extent) -> None:
+        stop = min(group.stop, extent.slots)
+        self._decoder = decoder
+        self._group = group
+        self._covered = slice(group.first, stop)
+        self._count = stop - group.first
+        self._source, self._output = (extent.source, extent.output) if slots.fixed else (group.source, group.output)
+        self._rows = torch.arange(self._count, device=decoder.device)
+        self._places = slots.places[self._covered]
+        lengths = slots.lengths[self._covered, None]
+        reach = _allowed(torch.arange(self._source, device=decoder.device) < lengths, decoder.dtype)
+        self._cross_mask = reach[:, None, None]
+        self._own_mask = self._own(slots)
+
+    def attended(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Attention (slots × beams, inner) to the outputs, of which these are the last ones' (slots, heads, beams, size).
+        Given for all slots of the step, taken for those of the group."""
+        caches = self._group.keys[layer], self._group.values[layer]
+        for cache, new in zip(caches, (keys, values), strict=True):
+            cache[self._rows, :, self._places] = new[self._covered]
+        past, held = (cache[: self._count, :, : self._output].flatten(2, 3) for cache in caches)
+        return _attention(self._decoder, queries[self._covered], past, held, self._own_mask)
+
+    def attended_source(self, layer: int, queries: torch.Tensor) -> torch.Tensor:
+        """The same to the sources."""
+        caches = self._group.cross_keys[layer], self._group.cross_values[layer]
+        keys, values = (cache[: self._count, :, : self._source] for cache in caches)
+        return _attention(self._decoder, queries[self._covered], keys, values, self._cross_mask)
+
+    def _own(self, slots: Slots) -> torch.Tensor:
+        """What is added to the attention of beams to outputs (slots, 1 or heads, 1 or beams, output × beams)."""
+        decoder, output, beams = self._decoder, self._output, slots.size.beams
+        distances = self._places[:, None] - torch.arange(output, device=decoder.device)
+        past = distances >= 0
+        if beams == 1:
+            mask = _allowed(past, decoder.dtype)[:, None, None]
+        else:
+            every = torch.arange(beams, device=decoder.device)
+            own = (slots.ancestors[self._covered, :, :output, None] == every) & past[:, None, :, None]
+            mask = _allowed(own.flatten(2), decoder.dtype)[:, None]
+        if decoder.relative is None:
+            return mask
+        bias = decoder.relative[distances.clamp(0, len(decoder.relative) - 1)]  # (slots, output, heads)
+        bias = bias.permute(0, 2, 1)[:, :, None, :, None].expand(-1, -1, -1, -1, beams)
+        return mask + bias.flatten(3)
 
 
 def _allowed(where: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -113,7 +140,13 @@ def _attention(
     decoder: Decoder, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """Queries (slots, heads, beams, size) over keys and values (slots, heads, n, size), as (slots × beams, inner)."""
-    attended = functional.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, scale=decoder.attention_scale
-    )
+    if queries.device.type == "cpu" and queries.dtype is torch.float32:
+        # For one query or a few, torch's attention reads memory half as fast as two products do.
+        scores = torch.bmm((queries * decoder.attention_scale).flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
+        shares = scores.view(*queries.shape[:3], -1).add_(mask).softmax(-1)
+        attended = torch.bmm(shares.flatten(0, 1), values.flatten(0, 1)).view(queries.shape)
+    else:
+        attended = functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, scale=decoder.attention_scale
+        )
     return attended.transpose(1, 2).reshape(queries.shape[0] * queries.shape[2], -1)

@@ -41,6 +41,7 @@ def check(model: Any, decoder: Decoder, runner: SourceRunner, tolerance: float |
     worst = 0.0
     for step in range(_STEPS):
         slots.places[:] = step
+        slots.fit(_SOURCES, [step + 1] * len(_SOURCES))
         scores = forward(decoder, slots, Extent(size.slots, size.source, step + 1))[:, : decoder.vocabulary]
         finite = expected[:, step].isfinite()
         worst = max(worst, float((scores - expected[:, step])[finite].abs().max()))
