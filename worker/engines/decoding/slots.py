@@ -101,7 +101,8 @@ class Slots:
         ]
         for group, old in zip(self.groups, former.groups if former else (), strict=False):
             live = min(max(0, self.live - group.first), group.stop - group.first)
-            group.resize(min(old.source, size.source), min(old.output, size.output), old, live)
+            whole = (size.source, size.output) if self.fixed else (old.source, old.output)
+            group.resize(min(whole[0], size.source), min(whole[1], size.output), old, live)
         if self.fixed:
             self.groups[0].resize(size.source, size.output)
         self.tokens = numbers(size.beams, size.output)
@@ -114,7 +115,7 @@ class Slots:
         """Put a source into a slot; `crosses` (2 × layers, heads, length, head size) has its keys and values in turn."""
         length = crosses.shape[2]
         group, row = self._place(slot)
-        group.resize(max(length, group.source), max(1, group.output))
+        group.resize(max(length, group.source), group.output)
         for layer, (keys, values) in enumerate(zip(group.cross_keys, group.cross_values, strict=True)):
             keys[row, :, :length] = crosses[2 * layer]
             values[row, :, :length] = crosses[2 * layer + 1]
