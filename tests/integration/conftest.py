@@ -14,6 +14,7 @@ from api.app import create_app
 from corpusmill.settings import Settings
 from db.engine import Engine, create_engine, migrate
 from tests.databases import new_database
+from tests.integration.world import Shelf, World
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -69,3 +70,9 @@ def lose_commit(http: FlaskClient) -> Callable[[], None]:
     event.listen(database, "commit", begins)
     dialect.do_commit = lost
     return arm
+
+
+@pytest.fixture
+def world(database: Engine, tmp_path: Path) -> World:
+    """Nights on the database of this test."""
+    return World(database, Settings(data_dir=tmp_path / "data"), Shelf())

@@ -30,7 +30,7 @@ from pipeline.review import open_reviewers
 from pipeline.running import Parts, Runner
 from pipeline.sinks import Delivered, Sink, open_sink
 from pipeline.sources import Source, SourceDocument, open_source
-from tests.integration.test_runs import Shelf, World
+from tests.integration.world import Shelf, World
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from db.reviews import Sent
 from db.runs import Run
 from pipeline import reviewing
 from tests.integration.labelling_peers import CONFIG, ArgillaPeer, LabelStudioPeer
-from tests.integration.test_runs import Shelf, World
+from tests.integration.world import Shelf, World
 
 EVERYTHING = {"audit": 1.0, "to": {"type": "label_studio", "place": "team", "project": 1}}
 POSITIVE: dict[str, Any] = {"label": lambda text: "positive"}

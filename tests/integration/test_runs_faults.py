@@ -23,7 +23,7 @@ from pipeline.review import Answer, Chosen, Pushed
 from pipeline.running import Parts, Runner
 from pipeline.sinks import Delivered
 from pipeline.ticking import tick
-from tests.integration.test_runs import DAY, MIDNIGHT, Killed, Shelf, World, put_off
+from tests.integration.world import DAY, MIDNIGHT, Killed, Shelf, World, put_off
 
 WINDOW = {"start": "22:00", "end": "06:00"}
 MANY = 600

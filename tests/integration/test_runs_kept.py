@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from sqlalchemy import func, select, update
 
 from broker.doorbell import Doorbell
 from corpusmill.settings import Settings
 from db import reviews, runs
-from db.engine import Engine, reading, transact
+from db.engine import reading, transact
 from db.reviews import Sent
 from db.schedules import Schedule
 from db.tables import runs as table
-from tests.integration.test_runs import Shelf, World
+from tests.integration.world import World
 from worker.sweep import Sweeper
 
 DAY = 86_400.0
-
-
-@pytest.fixture
-def world(database: Engine, tmp_path: Path) -> World:
-    return World(database, Settings(data_dir=tmp_path / "data"), Shelf())
 
 
 def positions(world: World) -> int:
