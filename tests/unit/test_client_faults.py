@@ -215,7 +215,7 @@ def test_waiting_for_a_run_survives_answers_that_pass(naps: list[float], status:
             """Nothing is written for a request."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Nights) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             with Client(f"http://127.0.0.1:{server.server_port}") as client:
                 transport = client._transport

@@ -195,7 +195,7 @@ def test_what_keeps_a_service_from_being_ready_is_said(status: int, body: bytes,
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         assert what_is_missing("127.0.0.1", server.server_port) == missing
         server.shutdown()
 
