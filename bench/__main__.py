@@ -1,11 +1,11 @@
-"""Chooses the measurement: `python -m bench [cpu|gpu|documents|ledger|reuse] …`; without a name it is `cpu`."""
+"""Chooses the measurement: `python -m bench [cpu|gpu|agreement|documents|ledger|reuse] …`; without a name it is `cpu`."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-MEASUREMENTS = {name: f"bench.{name}" for name in ("cpu", "gpu", "documents", "ledger", "reuse")}
+MEASUREMENTS = {name: f"bench.{name}" for name in ("cpu", "gpu", "agreement", "documents", "ledger", "reuse")}
 
 
 def main() -> int:

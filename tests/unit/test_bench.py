@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import corpora
+from bench import agreement, corpora
 from bench.answers import Agreement, Answers, agreement_of_scores, agreement_of_texts
 from bench.batching import by_length
 from bench.machine import machine, versions
@@ -193,3 +193,24 @@ def test_the_documents_have_a_place_for_each_measurement(tmp_path: Path) -> None
 def test_what_is_told_of_the_machine_names_no_host_user_or_directory() -> None:
     assert set(machine()) <= {"processor", "cores", "memory", "system"}
     assert str(Path.home()) not in json.dumps([machine(), versions()])
+
+
+def test_what_rounding_costs_is_a_row_for_each_precision_and_the_reason_where_there_is_none() -> None:
+    found = [
+        agreement.Rounded("float32", 4, 4, 0.0, {"accuracy": 0.75}),
+        agreement.Rounded("int8", 4, 3, 0.25, {"accuracy": 0.5}),
+        agreement.Rounded("CTranslate2 int8", skipped="not installed"),
+    ]
+    rows = agreement.table("Reviews", found).splitlines()
+    assert rows[2:] == [
+        "| precision | as in float32 | scores within | accuracy |",
+        "|---|---:|---:|---:|",
+        "| float32 | 4/4 | 0e+00 | 0.75 |",
+        "| int8 | 3/4 | 2e-01 | 0.5 |",
+        "| CTranslate2 int8 | not installed | | |",
+    ]
+
+
+def test_accuracy_goes_by_the_likeliest_label() -> None:
+    answers = Answers(scores=[{"good": 0.9, "bad": 0.1}, {"good": 0.6, "bad": 0.4}])
+    assert agreement.accuracy(answers, ["good", "bad"]) == {"accuracy": 0.5}
