@@ -29,10 +29,9 @@ from bench.tables import optional
 from corpusmill.tasks import Task
 
 DEMO = Path(__file__).parents[1] / "demo"
-FLOAT32 = "float32"
 #: What a job's parameters say for each precision.
 PRECISIONS: Mapping[str, Mapping[str, Any]] = {
-    FLOAT32: {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}, "float16": {"dtype": "float16"},
+    "float32": {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}, "float16": {"dtype": "float16"},
     "int8": {"engine": "int8"}, "CTranslate2 int8": {"engine": "ctranslate2", "dtype": "int8"},
 }  # fmt: skip
 
@@ -58,6 +57,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write-docs", action="store_true", help="write the section of docs/performance.md")
     options = parser.parse_args(arguments)
     parts = [_head()]
+    print(parts[0], flush=True)
     for title, found in (
         ("Classifier, reviews", compare("classifier", Task.CLASSIFICATION, "reviews.jsonl", accuracy)),
         ("Translator, English to German", compare("translator", Task.TRANSLATION, "sentences.en-de.jsonl", quality)),
@@ -83,6 +83,8 @@ def compare(
             shutil.copytree(DEMO / "models" / model, Path(root, model))
             engine, skipped = optional(precision, partial(OurEngine, Path(root), model, task, params))
             if skipped is not None:
+                if reference is None:
+                    raise RuntimeError(f"Without float32 there is nothing to compare with: {skipped.skipped}")
                 yield Rounded(precision, skipped=skipped.skipped)
                 continue
             answers = answers_of(engine, texts)

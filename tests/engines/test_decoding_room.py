@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from worker.engines.decoding.families import FAMILIES
 from worker.engines.decoding.forward import Extent, forward
 from worker.engines.decoding.graphs import rounded
 from worker.engines.decoding.rules import KNOWN
-from worker.engines.decoding.slots import Size, Slots
+from worker.engines.decoding.slots import Group, Size, Slots
 
 LONGEST = 12
 
@@ -168,14 +169,91 @@ def test_a_source_longer_than_the_slots_waits_until_there_is_room(model: Any) ->
 def test_slots_that_never_move_give_what_those_give_that_follow_their_sources(
     beams: int, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Groups so small, and room given in steps so short, that several grow and shrink while others stand."""
+    monkeypatch.setattr(slots_module, "_GRAIN", 2)
+    monkeypatch.setattr(slots_module, "_TOGETHER", 2)
+    config, given = config_of(model, num_beams=beams), sources(40)
+    groups: list[list[tuple[int, int]]] = []
+
+    def look(session: Any) -> None:
+        groups.append([(group.source, group.output) for group in session._slots.groups])
+
+    expected = outputs_of(slots_of(model, batch_tokens=128 * beams), given, config, look=look)
+    outputs = [[output for _, output in step] for step in groups]
+    assert any(len(set(step)) > 1 for step in outputs), "groups have room for outputs of different lengths"
+    assert any(now < before for one, other in pairwise(outputs) for before, now in zip(one, other, strict=False))
+    groups.clear()
+    monkeypatch.setattr(slots_module, "_FOLLOWING", frozenset())
+    fixed = slots_of(model, batch_tokens=128 * beams)
+
+    assert outputs_of(fixed, given, config, look=look) == expected
+    assert {len(step) for step in groups} == {1}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("nth", [1, 3, 8, 20, 45])
+def test_full_memory_where_caches_grow_loses_no_source(
+    nth: int, beams: int, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When slots are laid out, when a source takes one, and when one that is moved makes its new group grow."""
+    monkeypatch.setattr(slots_module, "_TOGETHER", 3)
     config, given = config_of(model, num_beams=beams), sources(40)
     expected = outputs_of(slots_of(model, batch_tokens=320 * beams), given, config)
-    monkeypatch.setattr(slots_module, "_FOLLOWING", frozenset())
-    groups = []
-    fixed = slots_of(model, batch_tokens=320 * beams)
+    resize, calls = Group.resize, 0
 
-    assert outputs_of(fixed, given, config, look=lambda session: groups.append(len(session._slots.groups))) == expected
-    assert set(groups) == {1}
+    def failing(group: Group, *sizes: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        resize(group, *sizes)
+
+    slots = slots_of(model, batch_tokens=320 * beams)
+    monkeypatch.setattr(Group, "resize", failing)
+    assert outputs_of(slots, given, config) == expected
+    assert calls > nth
+    assert slots.budget.tokens >= 100 * beams, "the budget is halved, not given up"
+
+
+@pytest.mark.parametrize("moves_until", [1, 5])
+def test_full_memory_where_sources_leave_loses_neither_outputs_nor_sources(
+    moves_until: int, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, given = config_of(model), sources(40)
+    expected = outputs_of(slots_of(model), given, config)
+    move, calls = Slots.move, 0
+
+    def failing(slots: Slots, *places: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moves_until:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        move(slots, *places)
+
+    monkeypatch.setattr(Slots, "move", failing)
+    assert outputs_of(slots_of(model), given, config) == expected
+    assert calls > moves_until
+
+
+def test_full_memory_where_sources_are_dropped_keeps_the_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, given = config_of(model), sources(20)
+    expected = outputs_of(slots_of(model), given, config)
+    slots = slots_of(model)
+    session = slots.session(rules_of(config, slots.vocabulary))
+    session.add(given)
+    outcomes = session.advance(Usage())
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Slots, "move", full)
+        session.drop(lambda source: source.key % 2 == 0)
+    while session.busy:
+        outcomes += session.advance(Usage())
+
+    outputs = {outcome.source.key: outcome.tokens for outcome in outcomes}
+    assert {key: outputs[key] for key in range(1, 20, 2)} == {key: expected[key] for key in range(1, 20, 2)}
 
 
 def test_a_long_source_gives_room_to_its_own_group_only_and_takes_it_along(model: Any) -> None:
@@ -195,7 +273,7 @@ def test_a_long_source_gives_room_to_its_own_group_only_and_takes_it_along(model
     assert lengths[-2] == [6, 6, 6]
 
 
-@pytest.mark.parametrize(("lengths", "batches"), [([9] * 60, 1), ([60] * 6 + [20] * 6, 2), ([40, 20, 10, 5], 1)])
+@pytest.mark.parametrize(("lengths", "batches"), [([9] * 60, 1), ([60] * 6 + [20] * 2, 2), ([40, 20, 10, 5], 1)])
 def test_sources_of_about_one_length_go_through_the_encoder_together(
     lengths: list[int], batches: int, model: Any
 ) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from tests import tiny_models
+from catalog import Catalog
+from corpusmill.tasks import Task, TranslationParams
+from tests import tiny_models, tiny_seq2seq
+from worker.device import Device
 from worker.models import onednn
 from worker.models.loading import weight_bytes
 from worker.models.onednn import LaidOut, fuse, lay_out
+from worker.models.table import load_engine
 
 pytestmark = pytest.mark.skipif(not torch._C._has_mkldnn, reason="this build of torch has no oneDNN")
 
@@ -61,6 +65,31 @@ def test_a_laid_out_model_scores_as_the_plain_one_does(kind: str, tmp_path: Path
         with torch.inference_mode():
             assert torch.allclose(plain(ids).logits, laid(ids).logits, atol=1e-5)
     assert weight_bytes(laid) == weight_bytes(plain)
+
+
+@pytest.mark.parametrize("kind", sorted(tiny_seq2seq.KINDS))
+def test_a_laid_out_encoder_of_a_translator_gives_what_the_plain_one_gives(kind: str, tmp_path: Path) -> None:
+    directory = tiny_seq2seq.make(kind, tmp_path)
+    plain, laid = (AutoModelForSeq2SeqLM.from_pretrained(directory).eval().get_encoder() for _ in range(2))
+    fuse(laid)
+    assert lay_out(laid) > 0
+    ids = torch.randint(5, 40, (2, 20))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    with torch.inference_mode():
+        found, expected = (model(input_ids=ids, attention_mask=mask)[0] for model in (laid, plain))
+    assert torch.allclose(found[mask.bool()], expected[mask.bool()], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses:UserWarning")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_translator_is_loaded_with_its_encoder_laid_out_and_its_decoder_as_it_was(dtype: Any, tmp_path: Path) -> None:
+    tiny_seq2seq.make("marian", tmp_path / "marian")
+    info = Catalog(tmp_path, "", tmp_path / "digests").resolve("marian")
+    engine: Any = load_engine(info, Task.TRANSLATION, TranslationParams(dtype=dtype), Device(kind="cpu"))
+    laid = {name for name, module in engine._model.named_modules() if isinstance(module, LaidOut)}
+    assert bool(laid) == (dtype == "float32")
+    assert all(".encoder." in f".{name}" for name in laid)
 
 
 def test_a_head_and_embeddings_are_not_laid_out(tmp_path: Path) -> None:

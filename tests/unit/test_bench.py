@@ -186,7 +186,7 @@ def test_the_documents_have_a_place_for_each_measurement(tmp_path: Path) -> None
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text(encoding="utf-8")
     copy = tmp_path / "performance.md"
     copy.write_text(text, encoding="utf-8")
-    for name in ("cpu", "gpu"):
+    for name in ("cpu", "cpu-amd", "agreement", "gpu"):
         write_between_markers(name, "tables", copy)
 
 

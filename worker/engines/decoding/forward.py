@@ -1,7 +1,7 @@
 """One step of the decoder for all live slots: from each beam's last token to scores for its next.
 
-Knows weights and slots. Must not know settings or how tokens are chosen. Shapes depend on `Extent` alone and nothing is
-read back from the device, so that on CUDA a step can be captured as a graph (`graphs`).
+Knows weights and slots. Must not know settings or how tokens are chosen. Nothing is read back from the device, and where
+slots are fixed shapes depend on `Extent` alone, so that on CUDA a step can be captured as a graph (`graphs`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from worker.engines.decoding.weights import Decoder, Layer
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What a step covers: the first so many slots, tokens of their sources and tokens of their outputs."""
+    """What a step covers: the first so many slots, tokens of their sources and tokens of their outputs. Where slots are
+    not fixed, each group covers what it has room for instead."""
 
     slots: int
     source: int
@@ -42,13 +43,11 @@ def forward(decoder: Decoder, slots: Slots, extent: Extent) -> torch.Tensor:
                 part.transpose(1, 2)
                 for part in layer.qkv(given).view(count, beams, 3, decoder.heads, decoder.head_size).unbind(2)
             )
-            attended = [part.attended(index, queries, keys, values) for part in parts]
-            return layer.out(torch.cat(attended) if len(parts) > 1 else attended[0])
+            return layer.out(_joined([part.attended(index, queries, keys, values) for part in parts]))
 
         def attend_source(given: torch.Tensor, index: int = index, layer: Layer = layer) -> torch.Tensor:
             queries = layer.cross_q(given).view(count, beams, decoder.heads, decoder.head_size).transpose(1, 2)
-            attended = [part.attended_source(index, queries) for part in parts]
-            return layer.cross_out(torch.cat(attended) if len(parts) > 1 else attended[0])
+            return layer.cross_out(_joined([part.attended_source(index, queries) for part in parts]))
 
         def feed(given: torch.Tensor, layer: Layer = layer) -> torch.Tensor:
             wide = layer.up(given)
@@ -131,6 +130,11 @@ class _Part:
         return mask + bias.flatten(3)
 
 
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The rows of all parts; of a single one without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _allowed(where: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """0 where attention may go and -inf elsewhere."""
     return torch.zeros(where.shape, dtype=dtype, device=where.device).masked_fill_(~where, float("-inf"))
@@ -141,7 +145,8 @@ def _attention(
 ) -> torch.Tensor:
     """Queries (slots, heads, beams, size) over keys and values (slots, heads, n, size), as (slots × beams, inner)."""
     if queries.device.type == "cpu" and queries.dtype is torch.float32:
-        # For one query or a few, torch's attention reads memory half as fast as two products do.
+        # A fused kernel saves writing the scores out: for one query or a few that is nothing, and two products read the
+        # keys and values faster.
         scores = torch.bmm((queries * decoder.attention_scale).flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
         shares = scores.view(*queries.shape[:3], -1).add_(mask).softmax(-1)
         attended = torch.bmm(shares.flatten(0, 1), values.flatten(0, 1)).view(queries.shape)

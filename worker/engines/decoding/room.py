@@ -49,9 +49,10 @@ class Room:
         return Size(slots=max(1, fitting), source=source, output=output, beams=beams)
 
     def shrink(self, *, rows: int = 0, padded: int = 0) -> None:
-        """So many rows of a step, or so many tokens of an encoder's batch, did not fit: halve the budget for good."""
+        """So many rows of a step, or so many tokens of an encoder's batch, did not fit: halve the budget for good. Without
+        either, the caches did not, which are as large as the budget allows."""
         self._fitted = 0
-        tried = max(rows * _TOKENS_A_ROW, padded)
+        tried = max(rows * _TOKENS_A_ROW, padded) or self.budget.tokens
         self.budget.tokens = max(1, min(self.budget.tokens, tried) // 2)
 
     def fitted(self) -> None:

@@ -6,11 +6,10 @@ Knows the order of things and memory. Must not know how a step is computed (`for
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from worker.engines.sources import Ids
 
 #: Slots are laid out anew for shorter sources where so many times as many would fit.
 _WORTH_MOVING = 1.5
-#: A processor gains nothing from an encoder's batch of more tokens than this, and padding costs it what tokens do.
+#: A processor's encoder batch of fewer tokens than this is not worth splitting, though padding costs it what tokens do.
 _FULL_TOKENS = 256
 #: Sources go through the encoder together down to this part of the longest one's length.
 _ALIKE = 0.9
@@ -52,8 +51,8 @@ class Source:
     key: Any = None
 
 
-def _alike(longest: int, source: Source) -> bool:
-    return len(source.ids) >= _ALIKE * longest
+def _length(source: Source) -> int:
+    return len(source.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +122,10 @@ class Session:
         self._ages: list[int] = []
         #: Sources in an encoder batch that is under way, and its padded tokens: for when they do not fit.
         self._encoding: tuple[list[Source], int] = ([], 0)
+        #: Rows of a step that is under way.
+        self._stepping = 0
+        #: What came to its end in a step whose slots are still to be left.
+        self._ended: list[Outcome] = []
 
     @property
     def busy(self) -> bool:
@@ -137,16 +140,23 @@ class Session:
     def add(self, sources: Iterable[Source]) -> None:
         """More sources; the longest go first, so that what may not fit shows early and the rest ends together."""
         self._waiting += sources
-        self._waiting.sort(key=lambda source: len(source.ids))
+        self._waiting.sort(key=_length)
 
     @torch.inference_mode()
     def drop(self, unwanted: Callable[[Source], bool]) -> None:
         """Forget sources, wherever they are."""
         self._waiting = [source for source in self._waiting if not unwanted(source)]
         self._encoded = deque(pair for pair in self._encoded if not unwanted(pair[0]))
-        for slot in reversed(range(len(self._sources))):
-            if unwanted(self._sources[slot]):
-                self._leave(slot)
+        try:
+            for slot in reversed(range(len(self._sources))):
+                if unwanted(self._sources[slot]):
+                    self._leave(slot)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            under_way, rows, padded = self._forget()
+            self._room.shrink(rows=rows, padded=padded)
+            self.add(source for source in under_way if not unwanted(source))
 
     @torch.inference_mode()
     def advance(self, usage: Usage) -> list[Outcome]:
@@ -174,16 +184,18 @@ class Session:
             if not self._may_take(source):
                 return
             self._make_way(source)
-            self._encoded.popleft()
             self._enter(source, encoded)
+            self._encoded.popleft()  # not before it has a slot: if there is no memory for it, it is still known
 
     def _encode(self, usage: Usage) -> None:
-        """The next batch of the longest sources that wait, within the token budget."""
+        """The next batch of the longest sources that wait, within the token budget; on a CPU of about one length, where
+        these fill it."""
         longest = len(self._waiting[-1].ids)
         count = max(1, min(len(self._waiting), self._room.budget.tokens // longest))
         if self._decoder.device.type == "cpu":
             full = -(-_FULL_TOKENS // longest)
-            count = min(count, max(full, sum(1 for _ in takewhile(partial(_alike, longest), reversed(self._waiting)))))
+            alike = len(self._waiting) - bisect_left(self._waiting, _ALIKE * longest, key=_length)
+            count = min(count, max(full, alike))
         batch = self._waiting[: -count - 1 : -1]
         self._encoding = batch, longest * count
         del self._waiting[-count:]
@@ -241,17 +253,23 @@ class Session:
         sources, outputs = [len(source.ids) for source in self._sources], [age + 1 for age in self._ages]
         slots.fit(sources, outputs)
         extent = Extent(live, max(sources), max(outputs))
+        self._stepping = live * self._rules.beams
         scores, offered = self._step(slots, extent)
-        done = self._choice.choose(scores[: live * self._rules.beams], slots)
+        done = self._choice.choose(scores[: self._stepping], slots)
+        self._stepping = 0
         self._ages = [age + 1 for age in self._ages]
         usage.slot_steps += offered
         usage.busy_slot_steps += live
         usage.padded_tokens += offered
         ended = [slot for slot in range(live) if done[slot]]
-        outcomes = [Outcome(self._sources[slot], self._choice.outcome(slots, slot)) for slot in ended]
+        self._ended = [Outcome(self._sources[slot], self._choice.outcome(slots, slot)) for slot in ended]
         for slot in reversed(ended):
             self._leave(slot)
-        return outcomes
+        return self._take_ended()
+
+    def _take_ended(self) -> list[Outcome]:
+        ended, self._ended = self._ended, []
+        return ended
 
     def _leave(self, slot: int) -> None:
         """Free a slot: the last one's source moves into it."""
@@ -267,16 +285,23 @@ class Session:
 
     def _retreat(self) -> list[Outcome]:
         """The memory is full: begin again with what is under way, in half the room, or give up what is alone."""
-        batch, padded = self._encoding
+        ended = self._take_ended()
+        finished = {outcome.source for outcome in ended}
+        under_way, rows, padded = self._forget()
+        left = [source for source in under_way if source not in finished]
+        if len(under_way) == 1 and left:
+            return [Outcome(left[0], None)]
+        self._room.shrink(rows=rows, padded=padded)
+        self.add(left)
+        return ended
+
+    def _forget(self) -> tuple[list[Source], int, int]:
+        """Free what is held for all that is under way, and return it, with the rows or padded tokens in the model."""
+        (batch, padded), rows = self._encoding, self._stepping
         under_way = [*self._sources, *(source for source, _ in self._encoded), *batch]
-        rows = len(self._sources) * self._rules.beams
         self._slots = None
         self._encoded.clear()
-        self._sources, self._ages, self._encoding = [], [], ([], 0)
+        self._sources, self._ages, self._encoding, self._stepping = [], [], ([], 0), 0
         self._step.forget()
         release(self._room.budget.device)
-        if len(under_way) == 1:
-            return [Outcome(under_way[0], None)]
-        self._room.shrink(rows=rows, padded=padded)
-        self.add(under_way)
-        return []
+        return under_way, rows, padded
