@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from corpusmill.errors import LeaseLost
-from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half
+from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half, overtakes
 from corpusmill.shards import Slice, added, halves
 from corpusmill.status import Intent
 from db import jobs as job_rows
 from db import results as result_rows
 from db import reuse
-from db.engine import db_now
+from db.engine import clock_of, db_now
 from db.results import ResultRow
 from db.reuse import Keeping
 from db.tables import jobs, shards
@@ -27,12 +28,16 @@ from db.tables import jobs, shards
 _CANDIDATES = 100
 #: Seconds that a shard lost again and again waits before it is run again.
 _LONGEST_PAUSE = 8.0
+_NONE: Mapping[tuple[str, str], float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot. `kept` documents of it
-    succeeded before it was opened again, and are not to be run; their statistics are of `references_version`."""
+    succeeded before it was opened again, and are not to be run; their statistics are of `references_version`. The job was
+    served at `claimed_at` with this claim and at `served` before it, seconds since 1970; `overtook` says that it had never
+    been, and went before others that had.
+    """
 
     key: int
     job_key: int
@@ -42,23 +47,79 @@ class Claim:
     owner: str
     kept: int = 0
     references_version: int = 0
+    claimed_at: float = 0.0
+    served: float | None = None
+    overtook: bool = False
 
 
 def claim_next(
-    connection: Connection, *, owner: str, lease: float, loaded: Collection[tuple[str, str]] = (),
-    beyond: Collection[int] = (), ahead: bool = False,
+    connection: Connection, *, owner: str, lease: float, loaded: Mapping[tuple[str, str], float] = _NONE,
+    overtaking: float = 0.0, beyond: Collection[int] = (), ahead: bool = False,
 ) -> Claim | None:  # fmt: skip
     """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
 
-    `loaded` are the (model id, revision) pairs in the worker's memory, `beyond` the keys of jobs that it cannot run. A
-    worker that looks `ahead` while it runs another shard takes none of another model, which it could not start, and none
-    that was lost before, which would be charged for what its neighbour does.
+    `loaded` are the (model id, revision) pairs in the worker's memory and `overtaking` what it has served, as `choose` has
+    them; `beyond` the keys of jobs that it cannot run. A worker that looks `ahead` while it runs another shard takes none of
+    another model, which it could not start, and none that was lost before, which would be charged for what its neighbour
+    does.
     """
-    clock = float(connection.execute(select(db_now())).scalar_one())
+    clock = clock_of(connection)
+    waiting = _waiting(connection, clock, beyond)
+    while job := choose(waiting, loaded, overtaking=overtaking):
+        if ahead and job.model not in loaded:
+            return None
+        claim = _claim(
+            connection, job, owner, clock, lease, never_lost=ahead, overtook=overtakes(job, waiting)
+        )  # fmt: skip
+        if claim is not None:
+            return claim
+        waiting.remove(job)  # others took its last shards between the two statements
+    return None
+
+
+def gives_way(
+    connection: Connection, claim: Claim, *, loaded: Mapping[tuple[str, str], float] = _NONE, overtaking: float = 0.0,
+    beyond: Collection[int] = (),
+) -> bool:  # fmt: skip
+    """Whether a shard that was claimed ahead should wait: a job that was not there then, or that has waited too long by now,
+    goes before its own. The arguments are those of `claim_next`."""
+    row = connection.execute(
+        select(jobs.c.model_id, jobs.c.model_revision, jobs.c.priority, jobs.c.created_at).where(
+            jobs.c.key == claim.job_key
+        )
+    ).one_or_none()
+    if row is None:
+        return False
+    clock = clock_of(connection)
+    mine = Waiting(
+        job_key=claim.job_key,
+        model=(row.model_id, row.model_revision),
+        priority=row.priority,
+        waited=clock - (row.created_at if claim.served is None else claim.served),
+        fresh=claim.served is None,
+    )
+    others = [job for job in _waiting(connection, clock, beyond) if job.job_key != claim.job_key]
+    return choose([mine, *others], loaded, overtaking=overtaking) is not mine
+
+
+def give_way(connection: Connection, claim: Claim) -> bool:
+    """Give a shard back that was claimed ahead and never begun, and its job the turn that the claim took from it."""
+    released = release(connection, claim)
+    if released:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.key == claim.job_key, jobs.c.claimed_at == claim.claimed_at)
+            .values(claimed_at=claim.served)
+        )
+    return released
+
+
+def _waiting(connection: Connection, clock: float, beyond: Collection[int]) -> list[Waiting]:
+    """The jobs with a shard to be claimed, but for those in `beyond`."""
     pending = select(shards.c.key).where(
         shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= clock
     )
-    rows = connection.execute(
+    open_jobs = (
         select(
             jobs.c.key, jobs.c.model_id, jobs.c.model_revision, jobs.c.priority,
             func.coalesce(jobs.c.claimed_at, jobs.c.created_at).label("served"),
@@ -66,13 +127,16 @@ def claim_next(
         )
         .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
         .where(*((jobs.c.key.not_in(beyond),) if beyond else ()))
-        .order_by(
-            jobs.c.priority.desc(), jobs.c.claimed_at.is_not(None), func.coalesce(jobs.c.claimed_at, jobs.c.created_at),
-            jobs.c.key,
-        )
+        .order_by(jobs.c.priority.desc(), func.coalesce(jobs.c.claimed_at, jobs.c.created_at), jobs.c.key)
         .limit(_CANDIDATES)
-    ).all()  # fmt: skip
-    waiting = [
+    )  # fmt: skip
+    # of either so many: neither a crowd of new jobs nor one of begun ones may hide the other
+    rows = [
+        row
+        for kind in (jobs.c.claimed_at.is_(None), jobs.c.claimed_at.is_not(None))
+        for row in connection.execute(open_jobs.where(kind))
+    ]
+    return [
         Waiting(
             job_key=row.key,
             model=(row.model_id, row.model_revision),
@@ -82,37 +146,14 @@ def claim_next(
         )
         for row in rows
     ]
-    while job := choose(waiting, loaded):
-        if ahead and job.model not in loaded:
-            return None
-        claim = _claim(connection, job.job_key, owner, clock, lease, never_lost=ahead)
-        if claim is not None:
-            return claim
-        waiting.remove(job)  # others took its last shards between the two statements
-    return None
-
-
-def gives_way(connection: Connection, claim: Claim) -> bool:
-    """Whether a shard that was claimed ahead should wait: a job of higher priority is there, or one never served."""
-    mine = select(jobs.c.priority).where(jobs.c.key == claim.job_key).scalar_subquery()
-    pending = select(shards.c.key).where(
-        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= db_now()
-    )
-    other = (
-        select(jobs.c.key)
-        .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
-        .where(or_(jobs.c.priority > mine, (jobs.c.priority == mine) & jobs.c.claimed_at.is_(None)))
-        .limit(1)
-    )
-    return connection.scalar(other) is not None
 
 
 def _claim(
-    connection: Connection, job_key: int, owner: str, clock: float, lease: float, *, never_lost: bool
+    connection: Connection, job: Waiting, owner: str, clock: float, lease: float, *, never_lost: bool, overtook: bool
 ) -> Claim | None:  # fmt: skip
     first = (
         select(shards.c.key)
-        .where(shards.c.job_key == job_key, shards.c.state == "pending", shards.c.not_before <= clock)
+        .where(shards.c.job_key == job.job_key, shards.c.state == "pending", shards.c.not_before <= clock)
         .where(*((shards.c.losses == 0,) if never_lost else ()))
         .order_by(shards.c.start)
         .limit(1)
@@ -132,20 +173,24 @@ def _claim(
     ).one_or_none()  # fmt: skip
     if row is None:
         return None
+    served = connection.scalar(select(jobs.c.claimed_at).where(jobs.c.key == job.job_key))
     connection.execute(
         update(jobs)
-        .where(jobs.c.key == job_key)
-        .values(claimed_at=db_now(), started_at=func.coalesce(jobs.c.started_at, db_now()))
+        .where(jobs.c.key == job.job_key)
+        .values(claimed_at=clock, started_at=func.coalesce(jobs.c.started_at, clock))
     )
     return Claim(
         key=row.key,
-        job_key=job_key,
+        job_key=job.job_key,
         slice=Slice(row.start, row.stop),
         attempt=row.attempt,
         losses=row.losses,
         owner=owner,
         kept=row.succeeded,
         references_version=row.references_version,
+        claimed_at=clock,
+        served=served,
+        overtook=overtook,
     )
 
 

@@ -22,6 +22,8 @@ from db.engine import Connection, Engine, _alembic, at_head, create_engine, migr
 from db.results import ResultRow, Selection
 
 ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
+#: A worker that has had the model of `ECHO` for long.
+LOADED = {("echo", "1"): 1_000.0}
 OTHER = ModelInfo(id="other", revision="1", family="echo", tasks=tuple(Task))
 
 
@@ -75,10 +77,11 @@ def the_job(database: Engine, job_id: str = "job_a") -> jobs.Job:
 
 
 def claim(
-    database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None
-) -> Any:
+    database: Engine, owner: str = "worker", *, lease: float = 30.0, ahead: bool = False, **standing: Any
+) -> Any:  # fmt: skip
     return transact(
-        database, lambda connection: shards.claim_next(connection, owner=owner, lease=lease, loaded=loaded or set())
+        database,
+        lambda connection: shards.claim_next(connection, owner=owner, lease=lease, ahead=ahead, **standing),
     )
 
 
@@ -373,10 +376,72 @@ def test_jobs_of_one_priority_take_turns_and_higher_ones_go_first(database: Engi
 def test_a_worker_keeps_to_its_loaded_model_while_nobody_has_waited_long(database: Engine) -> None:
     a_job(database, "job_a", shard_size=1, model=OTHER)
     a_job(database, "job_b", shard_size=1)
-    loaded = {("echo", "1")}
-    once = [jobs_of(database, claim(database, loaded=loaded)) for _ in range(2)]
-    assert once == ["job_a", "job_b"]  # each is begun at once
-    assert [jobs_of(database, claim(database, loaded=loaded)) for _ in range(3)] == ["job_b"] * 3
+    once = [jobs_of(database, claim(database, loaded=LOADED)) for _ in range(2)]
+    assert once == ["job_b", "job_a"]  # each is begun before any goes on
+    assert [jobs_of(database, claim(database, loaded=LOADED)) for _ in range(3)] == ["job_b"] * 3
+
+
+def made_and_claimed(database: Engine, job_id: str, seconds: float) -> None:
+    """As if the job had been made, and claimed if it was, so many seconds earlier."""
+    write = "UPDATE jobs SET claimed_at = claimed_at - {0}, created_at = created_at - {0} WHERE id = '{1}'"
+    with database.begin() as connection:
+        connection.exec_driver_sql(write.format(seconds, job_id))
+
+
+def test_a_begun_job_is_not_kept_waiting_for_ever_by_new_ones_however_many(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    a_job(database, "big", shard_size=1)
+    assert jobs_of(database, claim(database)) == "big"
+    made_and_claimed(database, "big", 30)
+    for number in range(5):
+        a_job(database, f"job_{number}", shard_size=10)
+    first = claim(database, loaded=LOADED)
+    assert (jobs_of(database, first), first.overtook) == ("job_0", True)
+    assert jobs_of(database, claim(database, loaded=LOADED, overtaking=30.0)) == "big"
+
+
+def test_new_jobs_are_seen_behind_however_many_begun_ones(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    for number in range(5):
+        a_job(database, f"job_{number}", shard_size=5)
+        claim(database)
+    a_job(database, "late", shard_size=10)
+    assert jobs_of(database, claim(database)) == "late"
+
+
+def gives_way(database: Engine, held: shards.Claim, **standing: Any) -> bool:
+    with reading(database) as connection:
+        return shards.gives_way(connection, held, **standing)
+
+
+def test_a_shard_claimed_ahead_gives_way_to_a_new_job_and_its_own_keeps_its_turn(database: Engine) -> None:
+    a_job(database, "big", shard_size=1)
+    claim(database)
+    made_and_claimed(database, "big", 30)
+    held = claim(database, ahead=True, loaded=LOADED)
+    assert not gives_way(database, held, loaded=LOADED)
+    late = a_job(database, "late", shard_size=10)
+    assert gives_way(database, held, loaded=LOADED)
+    assert not gives_way(database, held, loaded=LOADED, beyond={late.key}), "no job that this worker cannot run"
+    assert not gives_way(database, held, loaded=LOADED, overtaking=30.0), "it has waited long enough"
+    assert transact(database, lambda connection: shards.give_way(connection, held))
+    assert jobs_of(database, claim(database, loaded=LOADED)) == "late"
+    a_job(database, "later", shard_size=10)
+    assert jobs_of(database, claim(database, loaded=LOADED, overtaking=30.0)) == "big"
+
+
+def test_a_new_job_whose_shard_gives_way_is_still_new(database: Engine) -> None:
+    a_job(database, "small", shard_size=10)
+    held = claim(database, ahead=True, loaded=LOADED)
+    a_job(database, "urgent", shard_size=10, priority=1)
+    assert gives_way(database, held, loaded=LOADED)
+    transact(database, lambda connection: shards.give_way(connection, held))
+    assert not transact(database, lambda connection: shards.give_way(connection, held))
+    assert jobs_of(database, claim(database)) == "urgent"
+    again = claim(database)
+    assert (jobs_of(database, again), again.served) == ("small", None)
 
 
 def jobs_of(database: Engine, held: shards.Claim) -> str:

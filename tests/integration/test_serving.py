@@ -215,7 +215,7 @@ def test_a_job_that_comes_late_waits_for_no_more_than_the_shard_in_progress(
 def test_a_shard_read_ahead_is_run_though_nobody_can_say_whether_it_should_give_way(
     database: Engine, job: jobs.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: Any) -> bool:
+    def away(*_: Any, **__: Any) -> bool:
         raise DatabaseUnavailable("for longer than anybody waits")
 
     monkeypatch.setattr(shards, "gives_way", away)
@@ -239,7 +239,7 @@ def test_what_nobody_foresaw_charges_a_loss_to_each_shard_that_was_in_the_model(
     engine = Broken(database)
     engine.error = RuntimeError("out of order")
     with database.begin() as connection:
-        connection.exec_driver_sql("UPDATE shards SET not_before = 1e12 WHERE start >= 6")
+        connection.exec_driver_sql("UPDATE shards SET state = 'done' WHERE start >= 6")
     serve(runner(database, tmp_path, engine))
     transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
     assert losses(database) == [1, 1, 0, 0]
