@@ -59,14 +59,14 @@ def claim_next(
     """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
 
     `loaded` are the (model id, revision) pairs in the worker's memory and `overtaking` what it has served, as `choose` has
-    them; `beyond` the keys of jobs that it cannot run. A worker that looks `ahead` while it runs another shard takes none of
-    another model, which it could not start, and none that was lost before, which would be charged for what its neighbour
-    does.
+    them; `beyond` the keys of jobs that it cannot run. Of a job, shards that were lost before go first. A worker that looks
+    `ahead` while it runs another shard takes none of another model, which it could not start, and none of a job with one
+    that was lost: that one is to run alone, for it would be charged for what its neighbour does, and it is next.
     """
     clock = clock_of(connection)
     waiting = _waiting(connection, clock, beyond)
     while job := choose(waiting, loaded, overtaking=overtaking):
-        if ahead and job.model not in loaded:
+        if ahead and (job.model not in loaded or _has_lost(connection, job.job_key, clock)):
             return None
         claim = _claim(
             connection, job, owner, clock, lease, never_lost=ahead, overtook=overtakes(job, waiting)
@@ -148,6 +148,13 @@ def _waiting(connection: Connection, clock: float, beyond: Collection[int]) -> l
     ]
 
 
+def _has_lost(connection: Connection, job_key: int, clock: float) -> bool:
+    lost = select(shards.c.key).where(
+        shards.c.job_key == job_key, shards.c.state == "pending", shards.c.losses > 0, shards.c.not_before <= clock
+    )
+    return connection.scalar(lost.limit(1)) is not None
+
+
 def _claim(
     connection: Connection, job: Waiting, owner: str, clock: float, lease: float, *, never_lost: bool, overtook: bool
 ) -> Claim | None:  # fmt: skip
@@ -155,7 +162,7 @@ def _claim(
         select(shards.c.key)
         .where(shards.c.job_key == job.job_key, shards.c.state == "pending", shards.c.not_before <= clock)
         .where(*((shards.c.losses == 0,) if never_lost else ()))
-        .order_by(shards.c.start)
+        .order_by(shards.c.losses == 0, shards.c.start)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -85,6 +85,12 @@ def claim(
     )
 
 
+def lose(database: Engine, *held: shards.Claim) -> None:
+    """What these hold is lost with its worker, and may run again at once."""
+    transact(database, lambda connection: [shards.surrender(connection, one) for one in held])
+    transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+
+
 def rows(piece: Slice, label: str = "1") -> list[ResultRow]:
     return [
         ResultRow(
@@ -442,6 +448,40 @@ def test_a_new_job_whose_shard_gives_way_is_still_new(database: Engine) -> None:
     assert jobs_of(database, claim(database)) == "urgent"
     again = claim(database)
     assert (jobs_of(database, again), again.served) == ("small", None)
+
+
+def test_a_lost_shard_is_the_next_of_its_job_and_nothing_is_read_ahead_of_it(database: Engine) -> None:
+    a_job(database, shard_size=1)
+    taken = [claim(database) for _ in range(3)]
+    lose(database, taken[1])
+    assert claim(database, ahead=True, loaded=LOADED) is None
+    again = claim(database, loaded=LOADED)
+    assert (again.key, again.losses) == (taken[1].key, 1)
+    ahead = claim(database, "other", ahead=True, loaded=LOADED)
+    assert ahead.slice.start == 3, "once somebody has it, others read ahead again"
+
+
+def test_a_lost_shard_keeps_nobody_from_reading_ahead_for_a_job_that_goes_before_its_own(database: Engine) -> None:
+    a_job(database, "low", shard_size=1)
+    lose(database, claim(database))
+    a_job(database, "high", shard_size=1, priority=1)
+    assert jobs_of(database, claim(database, ahead=True, loaded=LOADED)) == "high"
+
+
+def test_a_job_of_poison_documents_leaves_every_other_turn_to_another_job(database: Engine) -> None:
+    a_job(database, "poison", shard_size=2)
+    a_job(database, "sound", shard_size=1)
+    order = []
+    while (held := claim(database, loaded=LOADED)) is not None:
+        order.append(jobs_of(database, held))
+        if order[-1] == "poison":
+            lose(database, held)
+            transact(database, _forget_back_off)
+        else:
+            finish(database, held)
+        if order.count("sound") == 10:
+            break
+    assert order == ["poison", "sound"] * 10
 
 
 def jobs_of(database: Engine, held: shards.Claim) -> str:
