@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
 
 from corpusmill.errors import LeaseLost
 from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half, overtakes
@@ -23,7 +23,7 @@ from db import reuse
 from db.engine import clock_of, db_now
 from db.results import ResultRow
 from db.reuse import Keeping
-from db.tables import jobs, shards
+from db.tables import jobs, shards, workers
 
 _CANDIDATES = 100
 #: Seconds that a shard lost again and again waits before it is run again.
@@ -95,7 +95,7 @@ def gives_way(
         job_key=claim.job_key,
         model=(row.model_id, row.model_revision),
         priority=row.priority,
-        waited=clock - (row.created_at if claim.served is None else claim.served),
+        waited=_since(clock, row.created_at if claim.served is None else claim.served),
         fresh=claim.served is None,
     )
     others = [job for job in _waiting(connection, clock, beyond) if job.job_key != claim.job_key]
@@ -116,9 +116,7 @@ def give_way(connection: Connection, claim: Claim) -> bool:
 
 def _waiting(connection: Connection, clock: float, beyond: Collection[int]) -> list[Waiting]:
     """The jobs with a shard to be claimed, but for those in `beyond`."""
-    pending = select(shards.c.key).where(
-        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= clock
-    )
+    pending = select(shards.c.key).where(shards.c.job_key == jobs.c.key, shards.c.state == "pending", _due(clock))
     open_jobs = (
         select(
             jobs.c.key, jobs.c.model_id, jobs.c.model_revision, jobs.c.priority,
@@ -141,16 +139,27 @@ def _waiting(connection: Connection, clock: float, beyond: Collection[int]) -> l
             job_key=row.key,
             model=(row.model_id, row.model_revision),
             priority=row.priority,
-            waited=clock - row.served,
+            waited=_since(clock, row.served),
             fresh=bool(row.fresh),
         )
         for row in rows
     ]
 
 
+def _since(clock: float, then: float) -> float:
+    """Seconds since then. What lies ahead was written before the clock was set back: as long ago as it is ahead, so that
+    such a job is served soon, and by that has a time that can be compared."""
+    return abs(clock - then)
+
+
+def _due(clock: float | db_now) -> ColumnElement[bool]:
+    """Whether a pending shard's pause is over. One that would be longer than any was begun before the clock was set back."""
+    return or_(shards.c.not_before <= clock, shards.c.not_before > clock + _LONGEST_PAUSE)
+
+
 def _has_lost(connection: Connection, job_key: int, clock: float) -> bool:
     lost = select(shards.c.key).where(
-        shards.c.job_key == job_key, shards.c.state == "pending", shards.c.losses > 0, shards.c.not_before <= clock
+        shards.c.job_key == job_key, shards.c.state == "pending", shards.c.losses > 0, _due(clock)
     )
     return connection.scalar(lost.limit(1)) is not None
 
@@ -160,7 +169,7 @@ def _claim(
 ) -> Claim | None:  # fmt: skip
     first = (
         select(shards.c.key)
-        .where(shards.c.job_key == job.job_key, shards.c.state == "pending", shards.c.not_before <= clock)
+        .where(shards.c.job_key == job.job_key, shards.c.state == "pending", _due(clock))
         .where(*((shards.c.losses == 0,) if never_lost else ()))
         .order_by(shards.c.losses == 0, shards.c.start)
         .limit(1)
@@ -300,6 +309,7 @@ class Expired:
 
 def expire(connection: Connection, *, owner: str, lease: float, most: int = 200) -> Expired:
     """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document."""
+    _shorten(connection, lease)
     rows = connection.execute(
         select(
             shards.c.key,
@@ -369,6 +379,18 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
     return Expired(again=again, halved=halved, blamed=tuple(blamed))
 
 
+def _shorten(connection: Connection, lease: float) -> None:
+    """Leases that end far ahead were taken before the clock was set back, and would outlast a dead worker by as much: they
+    end in a lease from now. A worker that lives renews its own three times in that; one that has done so since, with a
+    longer lease than the sweeper's, keeps it."""
+    beaten_since = select(workers.c.id).where(workers.c.id == shards.c.owner, workers.c.seen_at <= db_now())
+    connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.lease_until > db_now() + 2 * lease, ~beaten_since.exists())
+        .values(lease_until=db_now() + lease)
+    )
+
+
 def _verdict(
     connection: Connection, job_key: int, losses: int, documents: int
 ) -> Literal["again", "halve", "blame", "cancel"]:
@@ -396,7 +418,7 @@ def to_publish(connection: Connection, most: int) -> list[int]:
         connection.scalars(
             select(shards.c.key)
             .join(jobs, jobs.c.key == shards.c.job_key)
-            .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+            .where(shards.c.state == "pending", _due(db_now()), jobs.c.intent == Intent.RUN)
             .order_by(jobs.c.priority.desc(), func.coalesce(shards.c.published_at, 0.0), shards.c.key)
             .limit(most)
         )
@@ -408,7 +430,7 @@ def waiting_count(connection: Connection, most: int) -> int:
     waiting = (
         select(shards.c.key)
         .join(jobs, jobs.c.key == shards.c.job_key)
-        .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+        .where(shards.c.state == "pending", _due(db_now()), jobs.c.intent == Intent.RUN)
         .limit(most)
         .subquery()
     )

@@ -54,7 +54,7 @@ FAULTS = {
     "F36": "every message delivered four times",
     "F37": "messages out of order, unknown, and of deleted and cancelled jobs",
     "F38": "a worker's clock 2 h ahead, the API's 2 h behind",
-    "F39": "the wall clock set back 1 h in mid-job",
+    "F39": "SIGKILL a worker, and the wall clock set back, or on, by 1 h at that moment",
     "F40": "three sweepers, and workers and broker lost",
     "F41": "one of two sweepers killed for good",
     "F42": "cancel in mid-job, and a worker killed at that moment",

@@ -17,7 +17,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
-from db import corpora, job_moves, jobs, results, shards
+from db import corpora, job_moves, jobs, results, shards, workers
 from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
@@ -482,6 +482,77 @@ def test_a_job_of_poison_documents_leaves_every_other_turn_to_another_job(databa
         if order.count("sound") == 10:
             break
     assert order == ["poison", "sound"] * 10
+
+
+def set_clock_back(database: Engine, seconds: float) -> None:
+    """As if the database's clock had been set back by so many seconds: what is written lies ahead by them."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE shards SET lease_until = lease_until + {seconds}")
+        connection.exec_driver_sql(f"UPDATE shards SET not_before = not_before + {seconds} WHERE not_before > 0")
+        connection.exec_driver_sql(f"UPDATE workers SET seen_at = seen_at + {seconds}")
+        connection.exec_driver_sql(
+            f"UPDATE jobs SET created_at = created_at + {seconds}, claimed_at = claimed_at + {seconds}"
+        )
+
+
+def beat(database: Engine, *held: shards.Claim, lease: float) -> dict[int, Any]:
+    """What the heartbeat of a worker does."""
+
+    def write(connection: Connection) -> dict[int, Any]:
+        workers.seen(connection, held[0].owner, workers.Description(hostname="h", device="cpu", models=[]), None)
+        return dict(shards.renew(connection, held, lease=lease))
+
+    return transact(database, write)
+
+
+def expired(database: Engine, lease: float) -> int:
+    return transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=lease)).again
+
+
+def test_a_dead_workers_lease_does_not_outlast_it_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:
+    a_job(database)
+    lease = 0.5
+    dead, living = claim(database, "dead", lease=lease), claim(database, "living", lease=lease)
+    beat(database, dead, lease=lease)
+    beat(database, living, lease=lease)
+    set_clock_back(database, 3600)
+    assert expired(database, lease) == 0, "those that live get the time to renew theirs"
+    assert beat(database, living, lease=30.0) == {living.key: "run"}
+    time.sleep(lease)
+    assert expired(database, lease) == 1
+    assert claim(database).key == dead.key
+
+
+def test_a_worker_with_a_longer_lease_than_the_sweepers_keeps_it(database: Engine) -> None:
+    a_job(database)
+    held = claim(database, "patient", lease=300.0)
+    beat(database, held, lease=300.0)
+    assert expired(database, 0.01) == 0
+    time.sleep(0.05)
+    assert expired(database, 0.01) == 0
+
+
+def test_a_pause_does_not_last_longer_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:
+    a_job(database, shard_size=10)
+    for _ in range(2):
+        held = claim(database)
+        transact(database, lambda connection: shards.surrender(connection, held))  # noqa: B023
+        expired(database, 30.0)
+        transact(database, _forget_back_off)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET not_before = 1e12")
+    with reading(database) as connection:
+        assert shards.waiting_count(connection, 9) == len(shards.to_publish(connection, 9)) == 2
+    assert claim(database) is not None
+
+
+def test_a_job_that_was_served_before_the_clock_was_set_back_has_its_turn_soon(database: Engine) -> None:
+    a_job(database, "before", shard_size=1)
+    claim(database)
+    set_clock_back(database, 3600)
+    a_job(database, "after", shard_size=1)
+    claim(database)
+    assert [jobs_of(database, claim(database)) for _ in range(4)] == ["before", "after"] * 2
 
 
 def jobs_of(database: Engine, held: shards.Claim) -> str:
