@@ -72,6 +72,7 @@ FAULTS = {
     "F54": "ten minutes of random faults",
     "long job": "20 random SIGKILLs of workers, 5 of a broker without persistence, 4 FLUSHALLs and a SIGSTOP beyond the "
     "lease under one job of 40,000 documents",
+    "deaf worker": "a worker whose consumer is gone, as reconnecting has left them: it ends and is started again",
     "negative control F2": "F2 without a sweeper: the loss must be seen",
     "negative control F15": "F15 without a sweeper: the loss must be seen",
 }
