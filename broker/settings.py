@@ -16,6 +16,8 @@ from corpusmill.settings import Settings
 _SIX_HOURS = 6 * 3600
 #: One message has a worker serve shards for a minute before it begins its last one; that minute, and as much to save.
 _SERVING_SECONDS = 120
+#: How long a worker's child may take to start: importing torch and opening a device.
+START_SECONDS = 300.0
 
 
 def celery_settings(settings: Settings) -> dict[str, Any]:
@@ -47,9 +49,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_pool_start_method": "spawn",
         # A shard held back by a busy worker is one that an idle worker cannot have.
         "worker_prefetch_multiplier": 1,
-        # A new child that has not reported after 4 s (the default) is killed, and its successor too: importing torch
-        # and opening a device may well take longer.
-        "worker_proc_alive_timeout": 300.0,
+        # A new child that has not reported after 4 s (the default) is killed, and its successor too.
+        "worker_proc_alive_timeout": START_SECONDS,
         # The process is killed beyond it: a batch that hangs in native code hears nothing else.
         "task_time_limit": limit,
         # For SIGQUIT, which ends a worker without waiting for its shard.

@@ -5,13 +5,17 @@ Knows priorities, turns and losses. Must not know where jobs and shards are kept
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-#: A job may keep a worker that has its model loaded for this long while others of its priority wait: reloading a model
-#: for every shard would cost more than it serves.
+#: A worker may go on with a model that it has loaded for this long while others of that priority wait for theirs: reloading
+#: a model for every shard would cost more than it serves.
 AFFINITY_SECONDS = 20.0
+
+#: A worker may put jobs that were never served before begun ones for this long, and then one of these has a shard: enough
+#: for a burst of small jobs, and a stream of them that never ends leaves the others a share.
+OVERTAKING_SECONDS = 20.0
 
 #: Whole shards are halved after this many losses; a single document is blamed after as many alone.
 LOSSES_ALLOWED = 2
@@ -29,19 +33,38 @@ class Waiting:
     fresh: bool = False
 
 
-def choose(waiting: Sequence[Waiting], loaded: Collection[tuple[str, str]]) -> Waiting | None:
-    """The job to serve: highest priority; within it one that was never served, so that a small job waits for no more than
-    the shard in progress; then a loaded model's, unless another has waited too long; else the one that has waited
-    longest, so that jobs take turns."""
+def choose(
+    waiting: Sequence[Waiting], loaded: Mapping[tuple[str, str], float], *, overtaking: float = 0.0
+) -> Waiting | None:
+    """The job to serve, of those of the highest priority.
+
+    Jobs that were never served go before begun ones, so that a small job waits for no more than the shard in progress; but
+    not once a begun one has waited for OVERTAKING_SECONDS and this worker has served overtaking jobs for as long. Within
+    these the one that has waited longest is first, so that jobs take turns, unless its model is to be loaded: then one whose
+    model is there goes before it, for AFFINITY_SECONDS of its waiting or, where all have waited long, of the model's being
+    there. `loaded` has the seconds since each model was loaded, `overtaking` those for which this worker has ended no shard
+    but of jobs that overtook others.
+    """
     if not waiting:
         return None
     highest = max(job.priority for job in waiting)
-    first, *others = sorted(
-        (job for job in waiting if job.priority == highest), key=lambda job: (not job.fresh, -job.waited)
-    )
-    if first.fresh or first.model in loaded or first.waited > AFFINITY_SECONDS:
+    rank = sorted((job for job in waiting if job.priority == highest), key=lambda job: -job.waited)
+    fresh, begun = [job for job in rank if job.fresh], [job for job in rank if not job.fresh]
+    late = overtaking > OVERTAKING_SECONDS and any(job.waited > OVERTAKING_SECONDS for job in begun)
+    first, *others = begun if late or not fresh else fresh
+    if first.model in loaded:
         return first
-    return next((job for job in others if job.model in loaded), first)
+    at_hand = (
+        job
+        for job in others
+        if job.model in loaded and (first.waited <= AFFINITY_SECONDS or loaded[job.model] <= AFFINITY_SECONDS)
+    )
+    return next(at_hand, first)
+
+
+def overtakes(job: Waiting, waiting: Sequence[Waiting]) -> bool:
+    """Whether serving `job`, one of those that wait, puts it before a begun one of its priority that was there first."""
+    return job.fresh and any(not other.fresh and other.priority == job.priority for other in waiting)
 
 
 def after_loss(losses: int, documents: int) -> Literal["again", "halve", "blame"]:

@@ -31,6 +31,7 @@ __all__ = [
     "Connection",
     "Engine",
     "at_head",
+    "clock_of",
     "create_engine",
     "db_now",
     "insert_into",
@@ -203,7 +204,12 @@ def settle(engine: Engine) -> None:
 def now(engine: Engine) -> float:
     """The database's clock, in seconds since 1970."""
     with reading(engine) as connection:
-        return float(connection.execute(select(db_now())).scalar_one())
+        return clock_of(connection)
+
+
+def clock_of(connection: Connection) -> float:
+    """The same, in a transaction that is open."""
+    return float(connection.execute(select(db_now())).scalar_one())
 
 
 def _alembic(url: str) -> Config:

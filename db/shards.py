@@ -8,31 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
 
 from corpusmill.errors import LeaseLost
-from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half
+from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half, overtakes
 from corpusmill.shards import Slice, added, halves
 from corpusmill.status import Intent
 from db import jobs as job_rows
 from db import results as result_rows
 from db import reuse
-from db.engine import db_now
+from db.engine import clock_of, db_now
 from db.results import ResultRow
 from db.reuse import Keeping
-from db.tables import jobs, shards
+from db.tables import jobs, shards, workers
 
 _CANDIDATES = 100
 #: Seconds that a shard lost again and again waits before it is run again.
 _LONGEST_PAUSE = 8.0
+_NONE: Mapping[tuple[str, str], float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A shard that this worker holds: `attempt` is the fence, `owner` the worker's id for this boot. `kept` documents of it
-    succeeded before it was opened again, and are not to be run; their statistics are of `references_version`."""
+    succeeded before it was opened again, and are not to be run; their statistics are of `references_version`. The job was
+    served at `claimed_at` with this claim and at `served` before it, seconds since 1970; `overtook` says that it had never
+    been, and went before others that had.
+    """
 
     key: int
     job_key: int
@@ -42,23 +47,77 @@ class Claim:
     owner: str
     kept: int = 0
     references_version: int = 0
+    claimed_at: float = 0.0
+    served: float | None = None
+    overtook: bool = False
 
 
 def claim_next(
-    connection: Connection, *, owner: str, lease: float, loaded: Collection[tuple[str, str]] = (),
-    beyond: Collection[int] = (), ahead: bool = False,
+    connection: Connection, *, owner: str, lease: float, loaded: Mapping[tuple[str, str], float] = _NONE,
+    overtaking: float = 0.0, beyond: Collection[int] = (), ahead: bool = False,
 ) -> Claim | None:  # fmt: skip
     """Take the shard that the queue's order puts first, for `lease` seconds, or None where nothing is to be had.
 
-    `loaded` are the (model id, revision) pairs in the worker's memory, `beyond` the keys of jobs that it cannot run. A
-    worker that looks `ahead` while it runs another shard takes none of another model, which it could not start, and none
-    that was lost before, which would be charged for what its neighbour does.
+    `loaded` are the (model id, revision) pairs in the worker's memory and `overtaking` what it has served, as `choose` has
+    them; `beyond` the keys of jobs that it cannot run. Of a job, shards that were lost before go first. A worker that looks
+    `ahead` while it runs another shard takes none of another model, which it could not start, and none of a job with one
+    that was lost: that one is to run alone, for it would be charged for what its neighbour does, and it is next.
     """
-    clock = float(connection.execute(select(db_now())).scalar_one())
-    pending = select(shards.c.key).where(
-        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= clock
+    clock = clock_of(connection)
+    waiting = _waiting(connection, clock, beyond)
+    while job := choose(waiting, loaded, overtaking=overtaking):
+        if ahead and (job.model not in loaded or _has_lost(connection, job.job_key, clock)):
+            return None
+        claim = _claim(
+            connection, job, owner, clock, lease, never_lost=ahead, overtook=overtakes(job, waiting)
+        )  # fmt: skip
+        if claim is not None:
+            return claim
+        waiting.remove(job)  # others took its last shards between the two statements
+    return None
+
+
+def gives_way(
+    connection: Connection, claim: Claim, *, loaded: Mapping[tuple[str, str], float] = _NONE, overtaking: float = 0.0,
+    beyond: Collection[int] = (),
+) -> bool:  # fmt: skip
+    """Whether a shard that was claimed ahead should wait: a job that was not there then, or that has waited too long by now,
+    goes before its own. The arguments are those of `claim_next`."""
+    row = connection.execute(
+        select(jobs.c.model_id, jobs.c.model_revision, jobs.c.priority, jobs.c.created_at).where(
+            jobs.c.key == claim.job_key
+        )
+    ).one_or_none()
+    if row is None:
+        return False
+    clock = clock_of(connection)
+    mine = Waiting(
+        job_key=claim.job_key,
+        model=(row.model_id, row.model_revision),
+        priority=row.priority,
+        waited=_since(clock, row.created_at if claim.served is None else claim.served),
+        fresh=claim.served is None,
     )
-    rows = connection.execute(
+    others = [job for job in _waiting(connection, clock, beyond) if job.job_key != claim.job_key]
+    return choose([mine, *others], loaded, overtaking=overtaking) is not mine
+
+
+def give_way(connection: Connection, claim: Claim) -> bool:
+    """Give a shard back that was claimed ahead and never begun, and its job the turn that the claim took from it."""
+    released = release(connection, claim)
+    if released:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.key == claim.job_key, jobs.c.claimed_at == claim.claimed_at)
+            .values(claimed_at=claim.served)
+        )
+    return released
+
+
+def _waiting(connection: Connection, clock: float, beyond: Collection[int]) -> list[Waiting]:
+    """The jobs with a shard to be claimed, but for those in `beyond`."""
+    pending = select(shards.c.key).where(shards.c.job_key == jobs.c.key, shards.c.state == "pending", _due(clock))
+    open_jobs = (
         select(
             jobs.c.key, jobs.c.model_id, jobs.c.model_revision, jobs.c.priority,
             func.coalesce(jobs.c.claimed_at, jobs.c.created_at).label("served"),
@@ -66,55 +125,53 @@ def claim_next(
         )
         .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
         .where(*((jobs.c.key.not_in(beyond),) if beyond else ()))
-        .order_by(
-            jobs.c.priority.desc(), jobs.c.claimed_at.is_not(None), func.coalesce(jobs.c.claimed_at, jobs.c.created_at),
-            jobs.c.key,
-        )
+        .order_by(jobs.c.priority.desc(), func.coalesce(jobs.c.claimed_at, jobs.c.created_at), jobs.c.key)
         .limit(_CANDIDATES)
-    ).all()  # fmt: skip
-    waiting = [
+    )  # fmt: skip
+    # of either so many: neither a crowd of new jobs nor one of begun ones may hide the other
+    rows = [
+        row
+        for kind in (jobs.c.claimed_at.is_(None), jobs.c.claimed_at.is_not(None))
+        for row in connection.execute(open_jobs.where(kind))
+    ]
+    return [
         Waiting(
             job_key=row.key,
             model=(row.model_id, row.model_revision),
             priority=row.priority,
-            waited=clock - row.served,
+            waited=_since(clock, row.served),
             fresh=bool(row.fresh),
         )
         for row in rows
     ]
-    while job := choose(waiting, loaded):
-        if ahead and job.model not in loaded:
-            return None
-        claim = _claim(connection, job.job_key, owner, clock, lease, never_lost=ahead)
-        if claim is not None:
-            return claim
-        waiting.remove(job)  # others took its last shards between the two statements
-    return None
 
 
-def gives_way(connection: Connection, claim: Claim) -> bool:
-    """Whether a shard that was claimed ahead should wait: a job of higher priority is there, or one never served."""
-    mine = select(jobs.c.priority).where(jobs.c.key == claim.job_key).scalar_subquery()
-    pending = select(shards.c.key).where(
-        shards.c.job_key == jobs.c.key, shards.c.state == "pending", shards.c.not_before <= db_now()
+def _since(clock: float, then: float) -> float:
+    """Seconds since then. What lies ahead was written before the clock was set back: as long ago as it is ahead, so that
+    such a job is served soon, and by that has a time that can be compared."""
+    return abs(clock - then)
+
+
+def _due(clock: float | db_now) -> ColumnElement[bool]:
+    """Whether a pending shard's pause is over. One that would be longer than any was begun before the clock was set back."""
+    return or_(shards.c.not_before <= clock, shards.c.not_before > clock + _LONGEST_PAUSE)
+
+
+def _has_lost(connection: Connection, job_key: int, clock: float) -> bool:
+    lost = select(shards.c.key).where(
+        shards.c.job_key == job_key, shards.c.state == "pending", shards.c.losses > 0, _due(clock)
     )
-    other = (
-        select(jobs.c.key)
-        .where(jobs.c.outcome.is_(None), jobs.c.intent == Intent.RUN, jobs.c.error.is_(None), pending.exists())
-        .where(or_(jobs.c.priority > mine, (jobs.c.priority == mine) & jobs.c.claimed_at.is_(None)))
-        .limit(1)
-    )
-    return connection.scalar(other) is not None
+    return connection.scalar(lost.limit(1)) is not None
 
 
 def _claim(
-    connection: Connection, job_key: int, owner: str, clock: float, lease: float, *, never_lost: bool
+    connection: Connection, job: Waiting, owner: str, clock: float, lease: float, *, never_lost: bool, overtook: bool
 ) -> Claim | None:  # fmt: skip
     first = (
         select(shards.c.key)
-        .where(shards.c.job_key == job_key, shards.c.state == "pending", shards.c.not_before <= clock)
+        .where(shards.c.job_key == job.job_key, shards.c.state == "pending", _due(clock))
         .where(*((shards.c.losses == 0,) if never_lost else ()))
-        .order_by(shards.c.start)
+        .order_by(shards.c.losses == 0, shards.c.start)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -132,20 +189,24 @@ def _claim(
     ).one_or_none()  # fmt: skip
     if row is None:
         return None
+    served = connection.scalar(select(jobs.c.claimed_at).where(jobs.c.key == job.job_key))
     connection.execute(
         update(jobs)
-        .where(jobs.c.key == job_key)
-        .values(claimed_at=db_now(), started_at=func.coalesce(jobs.c.started_at, db_now()))
+        .where(jobs.c.key == job.job_key)
+        .values(claimed_at=clock, started_at=func.coalesce(jobs.c.started_at, clock))
     )
     return Claim(
         key=row.key,
-        job_key=job_key,
+        job_key=job.job_key,
         slice=Slice(row.start, row.stop),
         attempt=row.attempt,
         losses=row.losses,
         owner=owner,
         kept=row.succeeded,
         references_version=row.references_version,
+        claimed_at=clock,
+        served=served,
+        overtook=overtook,
     )
 
 
@@ -248,6 +309,7 @@ class Expired:
 
 def expire(connection: Connection, *, owner: str, lease: float, most: int = 200) -> Expired:
     """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document."""
+    _shorten(connection, lease)
     rows = connection.execute(
         select(
             shards.c.key,
@@ -317,6 +379,18 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
     return Expired(again=again, halved=halved, blamed=tuple(blamed))
 
 
+def _shorten(connection: Connection, lease: float) -> None:
+    """Leases that end far ahead were taken before the clock was set back, and would outlast a dead worker by as much: they
+    end in a lease from now. A worker that lives renews its own three times in that; one that has done so since, with a
+    longer lease than the sweeper's, keeps it."""
+    beaten_since = select(workers.c.id).where(workers.c.id == shards.c.owner, workers.c.seen_at <= db_now())
+    connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.lease_until > db_now() + 2 * lease, ~beaten_since.exists())
+        .values(lease_until=db_now() + lease)
+    )
+
+
 def _verdict(
     connection: Connection, job_key: int, losses: int, documents: int
 ) -> Literal["again", "halve", "blame", "cancel"]:
@@ -344,7 +418,7 @@ def to_publish(connection: Connection, most: int) -> list[int]:
         connection.scalars(
             select(shards.c.key)
             .join(jobs, jobs.c.key == shards.c.job_key)
-            .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+            .where(shards.c.state == "pending", _due(db_now()), jobs.c.intent == Intent.RUN)
             .order_by(jobs.c.priority.desc(), func.coalesce(shards.c.published_at, 0.0), shards.c.key)
             .limit(most)
         )
@@ -356,7 +430,7 @@ def waiting_count(connection: Connection, most: int) -> int:
     waiting = (
         select(shards.c.key)
         .join(jobs, jobs.c.key == shards.c.job_key)
-        .where(shards.c.state == "pending", shards.c.not_before <= db_now(), jobs.c.intent == Intent.RUN)
+        .where(shards.c.state == "pending", _due(db_now()), jobs.c.intent == Intent.RUN)
         .limit(most)
         .subquery()
     )

@@ -33,6 +33,11 @@ BOOT = "_CORPUSMILL_WORKER_BOOT"
 DRAIN = "_CORPUSMILL_WORKER_DRAIN"
 
 
+def sign_of(drain: Path) -> Path:
+    """The file in which the child says that it answers doorbells, beside the one that says it is to finish."""
+    return drain.with_name("answered")
+
+
 def main(settings: Settings) -> None:
     """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return."""
     os.environ.update(environ_of(settings))
@@ -56,7 +61,7 @@ def main(settings: Settings) -> None:
         setup_logging.connect(log_as_we_do, weak=False)
         Watch(
             database=create_engine(settings.database, pool_size=1), doorbell=Doorbell(settings), boot=os.environ[BOOT],
-            end=lambda: os._exit(1),
+            sign=sign_of(drain), end=lambda: os._exit(1),
         ).start()  # fmt: skip
         app = Celery("worker")
         app.config_from_object({**celery_settings(settings), "include": ["worker.tasks"]})

@@ -114,6 +114,10 @@ class Runner:
         self._jobs: dict[int, Job] = {}
         #: Keys of jobs that ask for what only a newer version knows: they are for its workers.
         self._beyond: set[int] = set()
+        #: When each loaded model was first seen, and when a shard last ended whose job had overtaken no other; as
+        #: `time.monotonic()`.
+        self._loaded_at: dict[tuple[str, str], float] = {}
+        self._in_turn_at = time.monotonic()
         #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
         self._writing: dict[int, float] = {}
 
@@ -131,8 +135,8 @@ class Runner:
             claim = transact(
                 self._database,
                 lambda connection: shards.claim_next(
-                    connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds,
-                    loaded=self._models.loaded(), beyond=self._beyond, ahead=ahead,
+                    connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds, ahead=ahead,
+                    **self._standing(),
                 ),
             )  # fmt: skip
             if claim is None:
@@ -166,6 +170,7 @@ class Runner:
         params = stored_params(job.task, job.params)
         with usage.phase("load"):
             engine = self._models.get(job.model, job.task, params)
+            self._note_models()
         with usage.phase("read"):
             documents = self._documents(job, claim.slice)
             before = self._kept(claim)
@@ -214,11 +219,26 @@ class Runner:
                 self._jobs = {job_key: jobs.by_key(connection, job_key)}
         return self._jobs[job_key]
 
+    def _note_models(self) -> None:
+        now = time.monotonic()
+        self._loaded_at = {model: self._loaded_at.get(model, now) for model in self._models.loaded()}
+
+    def _standing(self) -> dict[str, Any]:
+        """What of this worker has a say in which job it serves."""
+        now = time.monotonic()
+        self._note_models()
+        return {
+            "loaded": {model: now - at for model, at in self._loaded_at.items()},
+            "overtaking": now - self._in_turn_at,
+            "beyond": self._beyond,
+        }
+
     def gives_way(self, ready: Ready) -> bool:
         """Give a shard that was taken ahead back, where one of another job is to go before it; says whether it was."""
 
         def give_way(connection: Connection) -> bool:
-            return shards.gives_way(connection, ready.held.claim) and shards.release(connection, ready.held.claim)
+            claim = ready.held.claim
+            return shards.gives_way(connection, claim, **self._standing()) and shards.give_way(connection, claim)
 
         try:
             given = transact(self._database, give_way, patience=1.0)
@@ -231,6 +251,8 @@ class Runner:
     def outcome(self, ready: Ready) -> Done | None:
         """What is to be saved of a shard that the engine is through with; None where there is nothing to save."""
         held = ready.held
+        if not held.claim.overtook:
+            self._in_turn_at = time.monotonic()
         if held.reason == "lost":
             self._heartbeat.drop(held)
             return None

@@ -18,6 +18,8 @@ from worker.runner import Ready, Runner
 #: How long one doorbell keeps a worker claiming shards before the next doorbell is answered: the broker's time limit,
 #: which frees a worker that hangs in native code, is per message.
 SERVE_SECONDS = 60.0
+#: How often a worker whose engine streams looks for a shard to read ahead, where there was none.
+LOOK_AGAIN_SECONDS = 1.0
 
 
 def serve(runner: Runner) -> int:
@@ -45,6 +47,7 @@ class Serving:
         self._writer = writer
         self._deadline = time.monotonic() + SERVE_SECONDS
         self._ahead: Future[Ready | None] | None = None
+        self._looked = 0.0
         self._saving: Future[None] | None = None
         self._clock: float | None = None
         self._served = 0
@@ -121,12 +124,16 @@ class Serving:
     def _look_ahead(self, beside: Ready) -> None:
         if self._ahead is None and not beside.suspect and self._may_go_on():
             self._ahead = self._reader.submit(self._runner.take, ahead=True)
+            self._looked = time.monotonic()
 
     def _ready_ahead(self, first: Ready) -> Ready | None:
         """The shard that was read ahead, if it is there by now and may follow; never waits."""
         if self._ahead is None or not self._ahead.done() or self._ahead.exception() is not None:
             return None  # what went wrong is raised when there is nothing else to run
         following = self._ahead.result()
+        if following is None and time.monotonic() - self._looked > LOOK_AGAIN_SECONDS:
+            self._ahead = None
+            self._look_ahead(first)
         if following is None or not following.may_follow(first):
             return None
         if self._runner.gives_way(following):

@@ -44,7 +44,7 @@ from db import (
     workers,
 )
 from db.corpora import store_directory
-from db.engine import Connection, Engine, create_engine, reading, settle, transact
+from db.engine import Connection, Engine, clock_of, create_engine, reading, settle, transact
 from db.results import ResultRow, kept, result_of, row_of
 from db.shards import Claim, Expired
 from pipeline.parts import real_parts
@@ -84,6 +84,8 @@ class Sweeper:
     _spoiled: dict[int, float] = field(default_factory=dict)
     #: Until then nothing is taken from anybody; infinite while the database does not answer. As `time.monotonic()`.
     _patient_until: float = 0.0
+    #: The database's clock less ours, `time.monotonic()`, at the last sweep.
+    _ahead_by: float | None = None
 
     def sweep(self, ended: Callable[[], bool] = lambda: False) -> None:
         """Do every step once, unless `ended` says between two that there is no more time. A step that fails is logged and
@@ -119,10 +121,14 @@ class Sweeper:
             self._blame(claim)
 
     def _expired(self, connection: Connection, asked: float) -> Expired:
-        """While the database was away no worker could renew its lease: those that live get the time to do so first, so that
-        a fault of the database is charged to no shard and no finished work is done again."""
+        """While the database was away no worker could renew its lease, and where its clock was set on every lease seems to
+        have run out: those that live get the time to renew theirs first, so that neither is charged to a shard and no
+        finished work is done again."""
         lease, now = self.settings.lease_seconds, time.monotonic()
-        if self._patient_until == math.inf or now - asked > lease / 3:
+        ahead_by, before = clock_of(connection) - now, self._ahead_by
+        self._ahead_by = ahead_by
+        set_on = before is not None and ahead_by - before > lease / 3
+        if self._patient_until == math.inf or now - asked > lease / 3 or set_on:
             self._patient_until = now + lease
         if now < self._patient_until:
             return Expired()

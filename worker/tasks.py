@@ -23,11 +23,12 @@ from corpusmill.settings import Settings, settings_from
 from db import shards
 from db.engine import create_engine, transact
 from db.workers import Description
-from worker.app import BOOT, DRAIN
+from worker.app import BOOT, DRAIN, sign_of
 from worker.heartbeat import Heartbeat
 from worker.pulse import Pulse
 from worker.runner import Runner
 from worker.serving import serve
+from worker.watch import answers
 from worker.watchdog import watch
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,7 @@ def start(**_: Any) -> None:
     # Twice the time after which its shards are given to others anyway.
     watch(heartbeat.end_overdue, patience=2 * settings.lease_seconds)
     _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
+    answers(sign_of(Path(os.environ[DRAIN])))
 
 
 @shared_task(name=SHARD_MESSAGE, Request="worker.request:Request")  # type: ignore[call-overload, untyped-decorator]
@@ -83,6 +85,7 @@ def ring(shard_key: int | None = None, *_: Any, **__: Any) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case. What a program of
     another version says besides is not needed for that, and is passed over."""
+    answers(sign_of(Path(os.environ[DRAIN])))
     try:
         served = serve(_process[0])
     except DeviceLost as error:

@@ -5,7 +5,9 @@ Knows the product's public functions and wraps them; the product knows nothing o
 
 FAULTS_POINT    where to die with the whole process group: `before_commit` or `after_commit` of a shard in a worker,
                 `before_ring` or `after_ring` of a submitted job in the API; `no_database_before_ring` has the API's
-                database fail there instead; for a sweeper see `in_sweeper`
+                database fail there instead; `by_word` of a worker: its consumer can be cancelled through Celery's remote
+                control, which the product leaves off; for a sweeper see `in_sweeper`
+FAULTS_DEAF     seconds after which a worker that hears nothing ends itself, in place of the product's
 FAULTS_ONCE     a file that the first to die makes: whoever finds it lives
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
                 as its first and last position
@@ -22,6 +24,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,13 @@ def in_worker() -> None:
             die()
         return value
 
+    app: Any = import_module("worker.app")
+    if "FAULTS_DEAF" in os.environ:
+        app.Watch = partial(app.Watch, deaf_seconds=float(os.environ["FAULTS_DEAF"]))
+        import_module("worker.watch").LOOK_SECONDS = 0.5  # type: ignore[attr-defined]
+    if point == "by_word":
+        settings = app.celery_settings
+        app.celery_settings = lambda *args: settings(*args) | {"worker_enable_remote_control": True}
     shards.finish = finishing
     runner.transact = transacting
     engine: Any = worker.engines.echo.EchoEngine

@@ -54,7 +54,7 @@ FAULTS = {
     "F36": "every message delivered four times",
     "F37": "messages out of order, unknown, and of deleted and cancelled jobs",
     "F38": "a worker's clock 2 h ahead, the API's 2 h behind",
-    "F39": "the wall clock set back 1 h in mid-job",
+    "F39": "SIGKILL a worker, and the wall clock set back, or on, by 1 h at that moment",
     "F40": "three sweepers, and workers and broker lost",
     "F41": "one of two sweepers killed for good",
     "F42": "cancel in mid-job, and a worker killed at that moment",
@@ -72,6 +72,7 @@ FAULTS = {
     "F54": "ten minutes of random faults",
     "long job": "20 random SIGKILLs of workers, 5 of a broker without persistence, 4 FLUSHALLs and a SIGSTOP beyond the "
     "lease under one job of 40,000 documents",
+    "deaf worker": "a worker whose consumer is gone, as reconnecting has left them: it ends and is started again",
     "negative control F2": "F2 without a sweeper: the loss must be seen",
     "negative control F15": "F15 without a sweeper: the loss must be seen",
 }

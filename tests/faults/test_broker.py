@@ -9,6 +9,9 @@ import time
 
 import httpx2
 import pytest
+from celery import Celery
+
+from corpusmill.messages import SHARD_QUEUE
 
 from .conftest import Measured
 from .oracle import Documents
@@ -179,3 +182,26 @@ def test_a_broker_that_may_evict_is_refused_by_the_doctor(rig: Rig, measured: Me
     assert said.returncode == 1
     assert "noeviction" in said.stdout + said.stderr
     measured.note = "by `corpusmill doctor`"
+
+
+@pytest.mark.slow
+@pytest.mark.fault("deaf worker")
+def test_a_worker_that_hears_no_doorbell_any_more_ends_and_its_successor_goes_on(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    few = corpus[:200]
+    rig.kill("worker-1")
+    rig.restart("worker-0", FAULTS_POINT="by_word", FAULTS_DEAF="5")
+    rig.ready()
+    with Celery(broker=rig.broker.url) as app:
+        until(lambda: app.control.cancel_consumer(SHARD_QUEUE, reply=True), what="its consumer is cancelled")
+    until(lambda: rig.broker.listeners() == 0, what="nobody listens")
+    job_id = rig.submit(few)
+    rig.processes["worker-0"].wait()
+    assert "this worker takes none" in (rig.folder / "worker-0.log").read_text(errors="replace")
+    assert rig.done(job_id) == 0
+    rig.start("worker-0")  # as its supervisor does
+    measured.recoveries.append(rig.recovery(job_id, []))
+    rig.await_ended(job_id)
+    rig.verify(job_id, few)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0

@@ -17,8 +17,9 @@ from tests.acceptance.stack import Stack, jsonl, started
 from .conftest import Measured
 from .databases import Postgresql
 from .oracle import Documents, expected
-from .processes import ROOT
+from .processes import ROOT, until
 from .rig import Rig
+from .test_workers import held_by
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,17 +75,28 @@ def not_negative(rig: Rig, job_id: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("F39")
-def test_a_clock_set_back_an_hour_in_mid_job_does_no_harm(
-    rig: Rig, shim: Path, corpus: Documents, measured: Measured
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_set_back_or_on_by_an_hour_as_a_worker_is_killed_does_no_harm(
+    rig: Rig, shim: Path, corpus: Documents, measured: Measured, hours: int
 ) -> None:
     variables = wrong_by(shim, rig, "step", 0)
     rig.restart(*rig.names(), **variables)
     rig.ready()
-    job_id = rig.submit(corpus, delay_ms=3)
-    rig.await_done(job_id, 0.3)
-    wrong_by(shim, rig, "step", -1)
-    measured.recoveries.append(rig.recovery(job_id, []))
-    rig.await_ended(job_id)
+
+    def act() -> str:
+        job_id = rig.submit(corpus, delay_ms=6)
+        rig.await_done(job_id, 0.3)
+        held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+        rig.kill("worker-0")
+        living = {one.key for one in until(lambda: held_by(rig, "worker-1", job_id), what="worker-1 holds a shard")}
+        wrong_by(shim, rig, "step", hours)
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        lost = {one.key for one in rig.shards(job_id) if one.losses}
+        assert not lost & living, "nothing is taken from a worker that lives"
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
     measured.shards = len(rig.shards(job_id))
     rig.verify(job_id, corpus)
     not_negative(rig, job_id)

@@ -17,11 +17,13 @@ from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
-from db import corpora, job_moves, jobs, results, shards
+from db import corpora, job_moves, jobs, results, shards, workers
 from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
 ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
+#: A worker that has had the model of `ECHO` for long.
+LOADED = {("echo", "1"): 1_000.0}
 OTHER = ModelInfo(id="other", revision="1", family="echo", tasks=tuple(Task))
 
 
@@ -75,11 +77,18 @@ def the_job(database: Engine, job_id: str = "job_a") -> jobs.Job:
 
 
 def claim(
-    database: Engine, owner: str = "worker", *, lease: float = 30.0, loaded: set[tuple[str, str]] | None = None
-) -> Any:
+    database: Engine, owner: str = "worker", *, lease: float = 30.0, ahead: bool = False, **standing: Any
+) -> Any:  # fmt: skip
     return transact(
-        database, lambda connection: shards.claim_next(connection, owner=owner, lease=lease, loaded=loaded or set())
+        database,
+        lambda connection: shards.claim_next(connection, owner=owner, lease=lease, ahead=ahead, **standing),
     )
+
+
+def lose(database: Engine, *held: shards.Claim) -> None:
+    """What these hold is lost with its worker, and may run again at once."""
+    transact(database, lambda connection: [shards.surrender(connection, one) for one in held])
+    transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
 
 
 def rows(piece: Slice, label: str = "1") -> list[ResultRow]:
@@ -373,10 +382,177 @@ def test_jobs_of_one_priority_take_turns_and_higher_ones_go_first(database: Engi
 def test_a_worker_keeps_to_its_loaded_model_while_nobody_has_waited_long(database: Engine) -> None:
     a_job(database, "job_a", shard_size=1, model=OTHER)
     a_job(database, "job_b", shard_size=1)
-    loaded = {("echo", "1")}
-    once = [jobs_of(database, claim(database, loaded=loaded)) for _ in range(2)]
-    assert once == ["job_a", "job_b"]  # each is begun at once
-    assert [jobs_of(database, claim(database, loaded=loaded)) for _ in range(3)] == ["job_b"] * 3
+    once = [jobs_of(database, claim(database, loaded=LOADED)) for _ in range(2)]
+    assert once == ["job_b", "job_a"]  # each is begun before any goes on
+    assert [jobs_of(database, claim(database, loaded=LOADED)) for _ in range(3)] == ["job_b"] * 3
+
+
+def made_and_claimed(database: Engine, job_id: str, seconds: float) -> None:
+    """As if the job had been made, and claimed if it was, so many seconds earlier."""
+    write = "UPDATE jobs SET claimed_at = claimed_at - {0}, created_at = created_at - {0} WHERE id = '{1}'"
+    with database.begin() as connection:
+        connection.exec_driver_sql(write.format(seconds, job_id))
+
+
+def test_a_begun_job_is_not_kept_waiting_for_ever_by_new_ones_however_many(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    a_job(database, "big", shard_size=1)
+    assert jobs_of(database, claim(database)) == "big"
+    made_and_claimed(database, "big", 30)
+    for number in range(5):
+        a_job(database, f"job_{number}", shard_size=10)
+    first = claim(database, loaded=LOADED)
+    assert (jobs_of(database, first), first.overtook) == ("job_0", True)
+    assert jobs_of(database, claim(database, loaded=LOADED, overtaking=30.0)) == "big"
+
+
+def test_new_jobs_are_seen_behind_however_many_begun_ones(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    for number in range(5):
+        a_job(database, f"job_{number}", shard_size=5)
+        claim(database)
+    a_job(database, "late", shard_size=10)
+    assert jobs_of(database, claim(database)) == "late"
+
+
+def gives_way(database: Engine, held: shards.Claim, **standing: Any) -> bool:
+    with reading(database) as connection:
+        return shards.gives_way(connection, held, **standing)
+
+
+def test_a_shard_claimed_ahead_gives_way_to_a_new_job_and_its_own_keeps_its_turn(database: Engine) -> None:
+    a_job(database, "big", shard_size=1)
+    claim(database)
+    made_and_claimed(database, "big", 30)
+    held = claim(database, ahead=True, loaded=LOADED)
+    assert not gives_way(database, held, loaded=LOADED)
+    late = a_job(database, "late", shard_size=10)
+    assert gives_way(database, held, loaded=LOADED)
+    assert not gives_way(database, held, loaded=LOADED, beyond={late.key}), "no job that this worker cannot run"
+    assert not gives_way(database, held, loaded=LOADED, overtaking=30.0), "it has waited long enough"
+    assert transact(database, lambda connection: shards.give_way(connection, held))
+    assert jobs_of(database, claim(database, loaded=LOADED)) == "late"
+    a_job(database, "later", shard_size=10)
+    assert jobs_of(database, claim(database, loaded=LOADED, overtaking=30.0)) == "big"
+
+
+def test_a_new_job_whose_shard_gives_way_is_still_new(database: Engine) -> None:
+    a_job(database, "small", shard_size=10)
+    held = claim(database, ahead=True, loaded=LOADED)
+    a_job(database, "urgent", shard_size=10, priority=1)
+    assert gives_way(database, held, loaded=LOADED)
+    transact(database, lambda connection: shards.give_way(connection, held))
+    assert not transact(database, lambda connection: shards.give_way(connection, held))
+    assert jobs_of(database, claim(database)) == "urgent"
+    again = claim(database)
+    assert (jobs_of(database, again), again.served) == ("small", None)
+
+
+def test_a_lost_shard_is_the_next_of_its_job_and_nothing_is_read_ahead_of_it(database: Engine) -> None:
+    a_job(database, shard_size=1)
+    taken = [claim(database) for _ in range(3)]
+    lose(database, taken[1])
+    assert claim(database, ahead=True, loaded=LOADED) is None
+    again = claim(database, loaded=LOADED)
+    assert (again.key, again.losses) == (taken[1].key, 1)
+    ahead = claim(database, "other", ahead=True, loaded=LOADED)
+    assert ahead.slice.start == 3, "once somebody has it, others read ahead again"
+
+
+def test_a_lost_shard_keeps_nobody_from_reading_ahead_for_a_job_that_goes_before_its_own(database: Engine) -> None:
+    a_job(database, "low", shard_size=1)
+    lose(database, claim(database))
+    a_job(database, "high", shard_size=1, priority=1)
+    assert jobs_of(database, claim(database, ahead=True, loaded=LOADED)) == "high"
+
+
+def test_a_job_of_poison_documents_leaves_every_other_turn_to_another_job(database: Engine) -> None:
+    a_job(database, "poison", shard_size=2)
+    a_job(database, "sound", shard_size=1)
+    order = []
+    while (held := claim(database, loaded=LOADED)) is not None:
+        order.append(jobs_of(database, held))
+        if order[-1] == "poison":
+            lose(database, held)
+            transact(database, _forget_back_off)
+        else:
+            finish(database, held)
+        if order.count("sound") == 10:
+            break
+    assert order == ["poison", "sound"] * 10
+
+
+def set_clock_back(database: Engine, seconds: float) -> None:
+    """As if the database's clock had been set back by so many seconds: what is written lies ahead by them."""
+    with database.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE shards SET lease_until = lease_until + {seconds}")
+        connection.exec_driver_sql(f"UPDATE shards SET not_before = not_before + {seconds} WHERE not_before > 0")
+        connection.exec_driver_sql(f"UPDATE workers SET seen_at = seen_at + {seconds}")
+        connection.exec_driver_sql(
+            f"UPDATE jobs SET created_at = created_at + {seconds}, claimed_at = claimed_at + {seconds}"
+        )
+
+
+def beat(database: Engine, *held: shards.Claim, lease: float) -> dict[int, Any]:
+    """What the heartbeat of a worker does."""
+
+    def write(connection: Connection) -> dict[int, Any]:
+        workers.seen(connection, held[0].owner, workers.Description(hostname="h", device="cpu", models=[]), None)
+        return dict(shards.renew(connection, held, lease=lease))
+
+    return transact(database, write)
+
+
+def expired(database: Engine, lease: float) -> int:
+    return transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=lease)).again
+
+
+def test_a_dead_workers_lease_does_not_outlast_it_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:
+    a_job(database)
+    lease = 0.5
+    dead, living = claim(database, "dead", lease=lease), claim(database, "living", lease=lease)
+    beat(database, dead, lease=lease)
+    beat(database, living, lease=lease)
+    set_clock_back(database, 3600)
+    assert expired(database, lease) == 0, "those that live get the time to renew theirs"
+    assert beat(database, living, lease=30.0) == {living.key: "run"}
+    time.sleep(lease)
+    assert expired(database, lease) == 1
+    assert claim(database).key == dead.key
+
+
+def test_a_worker_with_a_longer_lease_than_the_sweepers_keeps_it(database: Engine) -> None:
+    a_job(database)
+    held = claim(database, "patient", lease=300.0)
+    beat(database, held, lease=300.0)
+    assert expired(database, 0.01) == 0
+    time.sleep(0.05)
+    assert expired(database, 0.01) == 0
+
+
+def test_a_pause_does_not_last_longer_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:
+    a_job(database, shard_size=10)
+    for _ in range(2):
+        held = claim(database)
+        transact(database, lambda connection: shards.surrender(connection, held))  # noqa: B023
+        expired(database, 30.0)
+        transact(database, _forget_back_off)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET not_before = 1e12")
+    with reading(database) as connection:
+        assert shards.waiting_count(connection, 9) == len(shards.to_publish(connection, 9)) == 2
+    assert claim(database) is not None
+
+
+def test_a_job_that_was_served_before_the_clock_was_set_back_has_its_turn_soon(database: Engine) -> None:
+    a_job(database, "before", shard_size=1)
+    claim(database)
+    set_clock_back(database, 3600)
+    a_job(database, "after", shard_size=1)
+    claim(database)
+    assert [jobs_of(database, claim(database)) for _ in range(4)] == ["before", "after"] * 2
 
 
 def jobs_of(database: Engine, held: shards.Claim) -> str:

@@ -19,7 +19,7 @@ from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from db import corpora, files, ingest, jobs, metrics, shards
-from db.engine import Engine, migrate, reading, settle, transact
+from db.engine import Engine, clock_of, migrate, reading, settle, transact
 from tests.integration.test_database import a_job, claim, the_job
 from tests.integration.test_job_moves import ask, finish, rows, stored
 from worker.sweep import Sweeper
@@ -49,6 +49,21 @@ def test_a_sweeper_that_is_to_end_begins_no_further_step(database: Engine, tmp_p
     sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
     sweeper.sweep(ended)
     assert len(asked) == 3, "the first two of its steps"
+
+
+def test_no_worker_is_robbed_because_the_clock_was_set_on(
+    database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_job(database)
+    held = claim(database)
+    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    sweeper.sweep()
+    monkeypatch.setattr("worker.sweep.clock_of", lambda connection: clock_of(connection) + 3600.0)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET lease_until = lease_until - 3600")
+    for _ in range(2):
+        sweeper.sweep()
+    assert transact(database, lambda connection: shards.renew(connection, [held], lease=30.0)) == {held.key: "run"}
 
 
 @pytest.mark.parametrize("first", ["cancel", "pause"])

@@ -180,6 +180,49 @@ def test_a_shard_that_was_lost_before_runs_with_none_beside_it(
 
 
 @pytest.mark.parametrize("kind", [Recorder, Streamer])
+def test_a_shard_that_is_lost_meanwhile_waits_for_no_more_than_what_the_worker_has_in_hand(
+    database: Engine, job: jobs.Job, tmp_path: Path, kind: type[Recorder]
+) -> None:
+    class Losing(kind):  # type: ignore[valid-type, misc]
+        """The last shard comes back from a worker that was lost, when this one has the first shard in hand."""
+
+        def prepare(self, documents: Sequence[Document], params: Params, usage: Usage) -> list[Document]:
+            if documents[0].position == 0:
+                with database.begin() as connection:
+                    connection.exec_driver_sql("UPDATE shards SET losses = 1 WHERE start = 9")
+            return list(documents)
+
+    engine = Losing(database)
+    serve(runner(database, tmp_path, engine))
+    assert list(engine.beside) == [0, 1, 2, 9, 10, 11, 3, 4, 5, 6, 7, 8]
+    assert [engine.beside[place] for place in range(9, 12)] == [1] * 3
+    assert labels(database, job) == {place: f"d{place}" for place in range(DOCUMENTS)}
+
+
+def test_a_worker_that_found_nothing_to_read_ahead_looks_again_while_it_streams(
+    database: Engine, job: jobs.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.serving.LOOK_AGAIN_SECONDS", 0.05)
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET state = 'done' WHERE start > 0")
+
+    class Waiting(Streamer):
+        """The other shards come back when the first one has run alone for a while."""
+
+        def stream(self, first: Work[list[Document]], more: More[list[Document]]) -> Iterator[Step[list[Document]]]:
+            until = time.monotonic() + 0.3
+            while time.monotonic() < until:
+                assert more() is None
+            with database.begin() as connection:
+                connection.exec_driver_sql("UPDATE shards SET state = 'pending' WHERE start > 0")
+            yield from super().stream(first, more)
+
+    engine = Waiting(database)
+    serve(runner(database, tmp_path, engine))
+    assert engine.together == 2
+
+
+@pytest.mark.parametrize("kind", [Recorder, Streamer])
 def test_a_job_that_comes_late_waits_for_no_more_than_the_shard_in_progress(
     database: Engine, job: jobs.Job, tmp_path: Path, kind: type[Recorder]
 ) -> None:
@@ -215,7 +258,7 @@ def test_a_job_that_comes_late_waits_for_no_more_than_the_shard_in_progress(
 def test_a_shard_read_ahead_is_run_though_nobody_can_say_whether_it_should_give_way(
     database: Engine, job: jobs.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: Any) -> bool:
+    def away(*_: Any, **__: Any) -> bool:
         raise DatabaseUnavailable("for longer than anybody waits")
 
     monkeypatch.setattr(shards, "gives_way", away)
@@ -239,7 +282,7 @@ def test_what_nobody_foresaw_charges_a_loss_to_each_shard_that_was_in_the_model(
     engine = Broken(database)
     engine.error = RuntimeError("out of order")
     with database.begin() as connection:
-        connection.exec_driver_sql("UPDATE shards SET not_before = 1e12 WHERE start >= 6")
+        connection.exec_driver_sql("UPDATE shards SET state = 'done' WHERE start >= 6")
     serve(runner(database, tmp_path, engine))
     transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
     assert losses(database) == [1, 1, 0, 0]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
 
 from corpusmill.errors import BrokerUnavailable
 from db.engine import Engine, transact
 from db.shards import release
 from tests.integration.test_database import a_job, claim
-from worker.watch import Watch
+from worker.watch import Watch, answers
 
 
 @dataclass
@@ -31,9 +36,14 @@ class Clock:
         return self.now
 
 
-def watch(database: Engine, queue: Queue) -> tuple[Watch, Clock, list[str]]:
-    clock, ended = Clock(), list[str]()
-    found = Watch(database=database, doorbell=queue, boot="boot", end=lambda: ended.append("ended"), clock=clock)  # type: ignore[arg-type]
+def watch(database: Engine, queue: Queue, folder: Path, *, up: bool = True) -> tuple[Watch, Clock, list[str]]:
+    clock, ended, sign = Clock(), list[str](), folder / "answered"
+    if up:
+        answers(sign)
+    found = Watch(
+        database=database, doorbell=queue, boot="boot", sign=sign, end=lambda: ended.append("ended"), clock=clock  # type: ignore[arg-type]
+    )  # fmt: skip
+    found.look()
     return found, clock, ended
 
 
@@ -43,17 +53,17 @@ def looked(found: Watch, clock: Clock, seconds: int) -> None:
         clock.now += 10
 
 
-def test_it_ends_after_ninety_seconds_in_which_work_and_messages_waited(database: Engine) -> None:
+def test_it_ends_after_ninety_seconds_in_which_work_and_messages_waited(database: Engine, tmp_path: Path) -> None:
     a_job(database)
-    found, clock, ended = watch(database, Queue())
+    found, clock, ended = watch(database, Queue(), tmp_path)
     looked(found, clock, 90)
     assert not ended
     looked(found, clock, 10)
     assert ended == ["ended"]
 
 
-def test_it_does_not_end_without_a_message_a_shard_or_a_broker(database: Engine) -> None:
-    found, clock, ended = watch(database, queue := Queue())
+def test_it_does_not_end_without_a_message_a_shard_or_a_broker(database: Engine, tmp_path: Path) -> None:
+    found, clock, ended = watch(database, queue := Queue(), tmp_path)
     looked(found, clock, 200)  # there is no job
     a_job(database)
     queue.messages = 0
@@ -63,9 +73,9 @@ def test_it_does_not_end_without_a_message_a_shard_or_a_broker(database: Engine)
     assert not ended
 
 
-def test_it_does_not_end_while_it_holds_a_shard_and_counts_anew_after_it(database: Engine) -> None:
+def test_it_does_not_end_while_it_holds_a_shard_and_counts_anew_after_it(database: Engine, tmp_path: Path) -> None:
     a_job(database)
-    found, clock, ended = watch(database, Queue())
+    found, clock, ended = watch(database, Queue(), tmp_path)
     looked(found, clock, 80)
     held = claim(database, "boot:12")
     looked(found, clock, 200)
@@ -75,3 +85,47 @@ def test_it_does_not_end_while_it_holds_a_shard_and_counts_anew_after_it(databas
     assert not ended
     looked(found, clock, 10)
     assert ended == ["ended"]
+
+
+def test_a_worker_that_answers_doorbells_is_not_deaf_though_it_takes_no_shard(database: Engine, tmp_path: Path) -> None:
+    a_job(database)  # as one that only newer workers can run
+    found, clock, ended = watch(database, Queue(), tmp_path)
+    for _ in range(20):
+        looked(found, clock, 10)
+        answers(found.sign)
+    assert not ended
+    looked(found, clock, 110)
+    assert ended == ["ended"]
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_it_does_not_end_while_its_child_starts_for_as_long_as_that_may_take(
+    database: Engine, tmp_path: Path, *, again: bool
+) -> None:
+    a_job(database)
+    found, clock, ended = watch(database, Queue(), tmp_path, up=False)
+    if again:
+        found.sign.write_text(str(gone()))
+    looked(found, clock, 300)
+    assert not ended
+    answers(found.sign)
+    looked(found, clock, 90)
+    assert not ended, "the time is counted anew once it is up"
+    looked(found, clock, 20)
+    assert ended == ["ended"]
+
+
+def test_it_ends_where_its_child_never_comes_up(database: Engine, tmp_path: Path) -> None:
+    a_job(database)
+    found, clock, ended = watch(database, Queue(), tmp_path, up=False)
+    looked(found, clock, 380)
+    assert not ended
+    looked(found, clock, 30)
+    assert ended

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -9,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpusmill.batches import plan_batches, plan_packs, restore_order
-from corpusmill.queueing import AFFINITY_SECONDS, Waiting, after_loss, choose, losses_of_half
+from corpusmill.queueing import (
+    AFFINITY_SECONDS,
+    OVERTAKING_SECONDS,
+    Waiting,
+    after_loss,
+    choose,
+    losses_of_half,
+    overtakes,
+)
 from corpusmill.shards import ShardSize, Slice, halves, plan_shards
 from corpusmill.status import ENDED, Counts, Intent, Status, progress_of, status_of
 
@@ -125,34 +136,130 @@ def test_a_paused_job_is_paused_once_nothing_runs() -> None:
     assert status_of(Intent.PAUSE, None, Counts(total=4, succeeded=1)) is Status.PAUSED
 
 
-def waiting(key: int, model: str = "a", priority: int = 0, waited: float = 0.0) -> Waiting:
-    return Waiting(job_key=key, model=(model, "1"), priority=priority, waited=waited)
+def waiting(
+    key: int, model: str = "a", priority: int = 0, waited: float = 0.0, *, fresh: bool = False
+) -> Waiting:  # fmt: skip
+    return Waiting(job_key=key, model=(model, "1"), priority=priority, waited=waited, fresh=fresh)
+
+
+#: The seconds since model a was loaded.
+LONG_AGO, JUST_NOW = {("a", "1"): 1_000.0}, {("a", "1"): 1.0}
 
 
 def test_the_job_that_waited_longest_is_served_first() -> None:
-    assert choose([waiting(1, waited=1), waiting(2, waited=5)], ()) == waiting(2, waited=5)
+    assert choose([waiting(1, waited=1), waiting(2, waited=5)], {}) == waiting(2, waited=5)
 
 
-def test_a_loaded_model_is_preferred_until_another_job_has_waited_too_long() -> None:
-    other, loaded = waiting(1, "b", waited=AFFINITY_SECONDS - 1), waiting(2, "a", waited=0)
-    assert choose([other, loaded], {("a", "1")}) == loaded
-    late = waiting(1, "b", waited=AFFINITY_SECONDS + 1)
-    assert choose([late, loaded], {("a", "1")}) == late
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_loaded_model_is_preferred_until_another_job_has_waited_too_long(*, fresh: bool) -> None:
+    other, loaded = waiting(1, "b", waited=AFFINITY_SECONDS - 1, fresh=fresh), waiting(2, "a", waited=0, fresh=fresh)
+    assert choose([other, loaded], LONG_AGO) == loaded
+    late = waiting(1, "b", waited=AFFINITY_SECONDS + 1, fresh=fresh)
+    assert choose([late, loaded], LONG_AGO) == late
+    assert choose([late, loaded], JUST_NOW) == loaded, "a model that was just loaded serves for a while"
 
 
 def test_a_job_that_was_never_served_goes_before_all_of_its_priority() -> None:
-    fresh = Waiting(job_key=1, model=("b", "1"), priority=0, waited=0.0, fresh=True)
-    assert choose([waiting(2, "a", waited=1), waiting(3, "b", waited=100), fresh], {("a", "1")}) == fresh
-    assert choose([fresh, waiting(2, "a", priority=1)], ()) == waiting(2, "a", priority=1)
+    fresh = waiting(1, "b", fresh=True)
+    assert choose([waiting(2, "a", waited=1), waiting(3, "b", waited=100), fresh], LONG_AGO) == fresh
+    assert choose([fresh, waiting(2, "a", priority=1)], {}) == waiting(2, "a", priority=1)
+
+
+def test_a_begun_job_that_has_waited_long_goes_before_new_ones_once_these_have_had_this_worker_for_long() -> None:
+    fresh, begun = waiting(1, waited=2, fresh=True), waiting(2, waited=OVERTAKING_SECONDS + 1)
+    assert choose([fresh, begun], LONG_AGO, overtaking=OVERTAKING_SECONDS + 1) == begun
+    assert choose([fresh, begun], LONG_AGO, overtaking=1) == fresh, "its own long shard is no reason to be served again"
+    served = waiting(2, waited=1)
+    assert choose([fresh, served], LONG_AGO, overtaking=1_000) == fresh, "others serve it"
 
 
 def test_priority_outweighs_a_loaded_model() -> None:
     urgent = waiting(1, "b", priority=1)
-    assert choose([urgent, waiting(2, "a", waited=100)], {("a", "1")}) == urgent
+    assert choose([urgent, waiting(2, "a", waited=100)], LONG_AGO) == urgent
+
+
+def test_a_new_job_overtakes_only_begun_ones_of_its_priority() -> None:
+    new, begun = waiting(1, fresh=True), waiting(2)
+    assert overtakes(new, [new, begun])
+    assert not overtakes(begun, [new, begun])
+    assert not overtakes(new, [new, waiting(3, fresh=True), waiting(4, priority=-1)])
 
 
 def test_nothing_is_chosen_from_nothing() -> None:
-    assert choose([], {("a", "1")}) is None
+    assert choose([], LONG_AGO) is None
+
+
+@dataclass
+class Device:
+    """A device with room for one model, which is given a shard at a time, and who was served when."""
+
+    clock: float = 0.0
+    loaded: dict[tuple[str, str], float] = field(default_factory=dict)
+    in_turn: float = 0.0
+    claimed: dict[int, float] = field(default_factory=dict)
+    served: list[tuple[float, Waiting]] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+
+    def serve(self, jobs: Sequence[tuple[int, str, float]], seconds: float) -> int:
+        """Run a shard of one of these jobs, given by key, model and when it was made; the key of the one that was chosen."""
+        rank = [
+            Waiting(
+                job_key=key, model=(model, "1"), priority=0, waited=self.clock - self.claimed.get(key, made),
+                fresh=key not in self.claimed,
+            )
+            for key, model, made in jobs
+        ]  # fmt: skip
+        since = {model: self.clock - at for model, at in self.loaded.items()}
+        job = choose(rank, since, overtaking=self.clock - self.in_turn)
+        assert job is not None
+        self.served.append((self.clock, job))
+        self.claimed[job.job_key] = self.clock
+        if job.model not in self.loaded:
+            self.loaded = {job.model: self.clock}
+            self.loads.append(self.clock)
+        self.clock += seconds
+        if not overtakes(job, rank):
+            self.in_turn = self.clock
+        return job.job_key
+
+
+@given(st.lists(st.floats(0.5, 40.0), min_size=50, max_size=150), st.integers(1, 4))
+def test_begun_jobs_have_their_share_of_a_stream_of_one_shard_jobs_that_never_ends(
+    shards: list[float], begun: int
+) -> None:
+    device = Device()
+    big = [(key, "a", 0.0) for key in range(begun)]
+    for _ in big:
+        device.serve(big, 1.0)
+    for number, seconds in enumerate(shards):
+        device.serve([*big, (1_000 + number, "a", device.clock)], seconds)
+    turns = [at for at, job in device.served if job.job_key < begun]
+    gaps = [later - earlier for earlier, later in pairwise([*turns, device.clock])]
+    # what overtakes, the shard in progress when that has lasted long enough, and its own
+    assert max(gaps) <= OVERTAKING_SECONDS + 2 * 40.0
+    by_job = Counter(job.job_key for at, job in device.served if job.job_key < begun)
+    assert max(by_job.values()) - min(by_job.values()) <= 1, "and they take turns"
+
+
+@given(st.lists(st.floats(0.5, 30.0), min_size=1, max_size=60), st.floats(0.0, 1.0))
+def test_a_new_job_waits_for_no_more_than_the_shard_in_progress_of_a_big_one(shards: list[float], share: float) -> None:
+    device, big = Device(), (1, "a", 0.0)
+    for seconds in shards:
+        device.serve([big], seconds)
+    made = device.clock - share * shards[-1]
+    assert device.serve([big, (2, "b", made)], 1.0) == 2
+
+
+@given(st.lists(st.sampled_from("ab"), min_size=20, max_size=80), st.floats(0.2, 5.0))
+def test_one_shard_jobs_of_two_models_do_not_have_one_loaded_for_every_shard(models: list[str], seconds: float) -> None:
+    device = Device()
+    jobs = [(key, model, key * 1e-6) for key, model in enumerate(models)]
+    while jobs:
+        chosen = device.serve(jobs, seconds)
+        jobs = [job for job in jobs if job[0] != chosen]
+    tail = len(models) and device.loads[-1]  # the last load may be for want of the other model's jobs
+    spans = [later - earlier for earlier, later in pairwise(device.loads) if later != tail]
+    assert all(span >= AFFINITY_SECONDS for span in spans)
 
 
 @given(st.integers(1, 4_096))
