@@ -207,8 +207,10 @@ def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sql
 
 
 def settle(engine: Engine) -> None:
-    """Bring SQLite's log into its file and empty it, so that nothing deleted is left there; no more than a try where others
-    are reading. PostgreSQL sees to this by itself."""
+    """Bring SQLite's log into its file and empty it, so that nothing deleted is left there. PostgreSQL sees to its own.
+
+    No more than a try, which others who read or write at that moment make vain: the sweeper tries again and again.
+    """
     if engine.dialect.name == "sqlite":
         with translated(), engine.connect() as connection:
             driver: Any = connection.connection.driver_connection

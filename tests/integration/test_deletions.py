@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
 
+from corpusmill.settings import Settings
 from db import files
 from db.engine import Engine, reading
 from db.tables import idempotency, jobs
+from tests.integration.test_races import Bell
+from worker.sweep import Sweeper
 
 
 def test_a_deleted_corpus_is_gone_though_the_answer_to_its_commit_was_lost(
@@ -99,3 +103,22 @@ def test_a_deleted_schedule_takes_its_answers_and_those_of_its_runs_with_it(
     assert column(database, "answer") == [{}, {}]
     assert http.post("/api/v1/schedules", json=definition, headers={"Idempotency-Key": "one"}).status_code == 410
     assert http.post(f"{address}/run", headers={"Idempotency-Key": "two"}).status_code == 410
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_was_deleted_while_somebody_read_leaves_the_disk_at_a_later_sweep(
+    http: FlaskClient, database: Engine, tmp_path: Path
+) -> None:
+    def traces() -> list[str]:
+        return [path.name for path in tmp_path.glob("test.sqlite3*") if word.encode() in path.read_bytes()]
+
+    word = uuid4().hex
+    made = http.post("/api/v1/jobs", json=JOB | {"name": word}).get_json()
+    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    with reading(database) as connection:
+        connection.execute(select(jobs.c.name)).all()
+        assert http.delete(f"/api/v1/jobs/{made['id']}").status_code == 204
+        sweeper.sweep()
+        assert traces(), "whoever reads sees what was there"
+    sweeper.sweep()
+    assert traces() == []
