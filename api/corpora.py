@@ -32,7 +32,7 @@ from api.schemas import (
 from api.state import State, state
 from api.views import corpus_view, document_view, keyset_view, page_view, version_view
 from corpora import Format, Store, Upload, upload_of
-from corpusmill.errors import DatabaseUnavailable, InvalidRequest, NotFound, StorageFull, UnsupportedFormat
+from corpusmill.errors import DatabaseUnavailable, Gone, InvalidRequest, NotFound, StorageFull, UnsupportedFormat
 from corpusmill.ids import new_id
 from db import files, ingest, references
 from db.engine import Connection, reading, settle, transact
@@ -65,7 +65,7 @@ def upload(query: UploadQuery) -> Response:
 
     The body is the file; its Content-Type gives the format, and `Content-Encoding: gzip` or `zstd` is honoured. The answer
     comes when the documents are read, or for a very large file with the status `validating`. With an `Idempotency-Key` a
-    repetition of the same file within 24 hours answers with the first corpus."""
+    repetition of the same file within 24 hours answers with the first corpus; once that is deleted, with a 410."""
     here = state()
     most = here.settings.max_upload_bytes
     key_of(request)  # a bad key is refused before the file comes
@@ -94,8 +94,8 @@ def upload(query: UploadQuery) -> Response:
             files.remove_corpus(here.data_dir, corpus_id)
             return _created(here, made)
         _ingest(here, corpus_id, received.bytes, kind)
-    except (DatabaseUnavailable, StorageFull):
-        # Nothing half-made may be left: the caller is told to send it again.
+    except (DatabaseUnavailable, StorageFull, InvalidRequest, Gone):
+        # Nothing may be left of what was not taken: the caller is told to send it again, or why not to.
         files.remove_corpus(here.data_dir, corpus_id)
         with suppress(NotFound):  # its row was never committed
             transact(here.database, lambda connection: _take_back(connection, corpus_id, once))

@@ -53,7 +53,7 @@ def idempotency_of(request: Request, content: str | None = None) -> Idempotency 
 
 def is_first(connection: Connection, once: Idempotency, made_id: str) -> bool:
     """Whether this request is the one that its key stands for; its transaction may be run twice. `made_id` is of what it
-    makes. Raises InvalidRequest where another request used the key."""
+    makes. Raises InvalidRequest where another request used the key, and Gone where what it made is deleted."""
     if keys.claim(connection, once.key, once.fingerprint, made_id):
         return True
     made = keys.recall(connection, once.key, once.fingerprint)
@@ -62,7 +62,7 @@ def is_first(connection: Connection, once: Idempotency, made_id: str) -> bool:
 
 def first_answer(database: Engine, once: Idempotency) -> dict[str, Any] | None:
     """What the first request with the key was answered; None where this one is the first. Raises InvalidRequest where
-    another request used the key."""
+    another request used the key, and Gone where what it made is deleted."""
     with reading(database) as connection:
         made = keys.recall(connection, once.key, once.fingerprint)
     return dict(made.answer) if made is not None and made.answer is not None else None

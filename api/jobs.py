@@ -54,7 +54,8 @@ def submit(body: JobRequest) -> Response:
     """Submit a job
 
     The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run. With an
-    `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job."""
+    `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job; once the job is deleted,
+    a 410."""
     here = state()
     once = idempotency_of(request)
     if once is not None and (first := first_answer(here.database, once)) is not None:

@@ -25,6 +25,7 @@ STATUSES: dict[type[errors.CorpusmillError], int] = {
     errors.InvalidRequest: 422,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.Gone: 410,
     errors.TooLarge: 413,
     errors.UnsupportedFormat: 415,
     errors.StorageFull: 507,
@@ -179,6 +180,6 @@ def _said(error: HTTPException) -> str:
 
 
 _TITLES = {
-    401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict", 413: "Content Too Large",
+    401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict", 410: "Gone", 413: "Content Too Large",
     415: "Unsupported Media Type", 422: "Unprocessable Content", 503: "Service Unavailable", 507: "Insufficient Storage",
 }  # fmt: skip

@@ -38,7 +38,7 @@ from corpusmill.places import require_places
 from corpusmill.schedules import ScheduleDefinition, SqlSource, check_params, parse_definition
 from corpusmill.status import ENDED
 from db import job_moves, jobs, runs
-from db.engine import Connection, now, reading, transact
+from db.engine import Connection, now, reading, settle, transact
 from db.external import parsed_url, refuse_statements
 from db.runs import Run
 from db.schedules import Schedule
@@ -57,7 +57,7 @@ def create(body: ScheduleDefinition) -> Response:
     """Make a schedule
 
     It fires at its next slot, which the answer names with the four after it. With an `Idempotency-Key` a repetition within
-    24 hours gets the first answer and makes no second schedule."""
+    24 hours gets the first answer and makes no second schedule; once the schedule is deleted, a 410."""
     here = state()
     once = idempotency_of(request)
     if once is not None and (first := first_answer(here.database, once)) is not None:
@@ -137,6 +137,7 @@ def delete(path: SchedulePath) -> Response:
             rows.remove(connection, path.schedule_id)
 
     transact(here.database, write)
+    settle(here.database)
     return Response(status=204)
 
 

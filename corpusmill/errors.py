@@ -60,6 +60,12 @@ class Conflict(CorpusmillError):
     code = "conflict"
 
 
+class Gone(CorpusmillError):
+    """What was asked for was there, and somebody has deleted it."""
+
+    code = "gone"
+
+
 class TooLarge(CorpusmillError):
     """More bytes than a configured limit allows."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
 
 from corpusmill.errors import Conflict, FieldFault, InvalidRequest, NotFound
+from db import idempotency
 from db.engine import db_now
 from db.tables import corpora, jobs, runs
 
@@ -157,6 +158,7 @@ def remove(connection: Connection, corpus_id: str) -> None:
             f"The corpus is used by {', '.join(users)}, which has not ended: wait for it, or cancel or delete it first."
         )
     connection.execute(delete(corpora).where(corpora.c.key == corpus.key))
+    idempotency.forget_answers(connection, [corpus.id])
 
 
 def expired(connection: Connection, most: int) -> list[str]:

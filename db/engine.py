@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, Float, Table, event, exc, select
+from sqlalchemy import Connection, Engine, ExceptionContext, Float, Table, event, exc, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -37,12 +37,14 @@ __all__ = [
     "insert_into",
     "migrate",
     "now",
+    "quote_no_row",
     "reading",
     "revision_of",
     "to_write",
     "transact",
     "translated",
     "usable",
+    "without_row",
     "writing",
 ]
 
@@ -79,12 +81,14 @@ def _postgresql_now(*_: Any, **__: Any) -> str:
 def create_engine(url: str, *, pool_size: int = 5) -> Engine:
     """An engine for a SQLite file (WAL, foreign keys) or PostgreSQL (psycopg 3); nothing is connected yet.
 
+    Its errors quote no values, which are people's texts: errors are logged, and logs outlive what they speak of.
     Raises InvalidSettings where the driver is not installed.
     """
     if url.startswith("sqlite"):
         engine = sqlalchemy.create_engine(
-            url, connect_args={"timeout": 30.0, "check_same_thread": False}, pool_size=pool_size, max_overflow=20
-        )
+            url, connect_args={"timeout": 30.0, "check_same_thread": False}, pool_size=pool_size, max_overflow=20,
+            hide_parameters=True,
+        )  # fmt: skip
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -94,9 +98,10 @@ def create_engine(url: str, *, pool_size: int = 5) -> Engine:
         )
     engine = sqlalchemy.create_engine(
         url, pool_pre_ping=True, pool_size=pool_size, max_overflow=20,
-        connect_args=dict(POSTGRESQL_DEADLINES),
+        connect_args=dict(POSTGRESQL_DEADLINES), hide_parameters=True,
     )  # fmt: skip
     event.listen(engine, "begin", _begin_postgresql)
+    event.listen(engine, "handle_error", quote_no_row)
     return engine
 
 
@@ -125,6 +130,21 @@ def _begin_sqlite(connection: Connection) -> None:
 def _begin_postgresql(connection: Connection) -> None:
     if connection.get_execution_options().get(_WRITES, False):
         connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MILLISECONDS:d}")
+
+
+def quote_no_row(context: ExceptionContext) -> None:
+    """What `without_row` does, as a listener to an engine's errors."""
+    said = str(context.original_exception)
+    without_row(context.original_exception)
+    if (ours := context.sqlalchemy_exception) is not None:
+        ours.args = tuple(part.replace(said, str(context.original_exception)) for part in ours.args)
+
+
+def without_row(error: BaseException) -> None:
+    """Keep only the message itself of what PostgreSQL says of an error: details and context quote the row."""
+    said: Any = getattr(error, "diag", None)
+    if said is not None and said.message_primary is not None:  # else it is the driver's own
+        error.args = (said.message_primary,)
 
 
 @contextmanager
@@ -188,8 +208,10 @@ def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sql
 
 
 def settle(engine: Engine) -> None:
-    """Bring SQLite's log into its file and empty it, so that nothing deleted is left there; no more than a try where others
-    are reading. PostgreSQL sees to this by itself."""
+    """Bring SQLite's log into its file and empty it, so that nothing deleted is left there. PostgreSQL sees to its own.
+
+    No more than a try, which others who read or write at that moment make vain: the sweeper tries again and again.
+    """
     if engine.dialect.name == "sqlite":
         with translated(), engine.connect() as connection:
             driver: Any = connection.connection.driver_connection

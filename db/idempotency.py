@@ -2,24 +2,29 @@
 
 Knows the table `idempotency`. Must not know requests: they come as a key and a fingerprint.
 
+What is deleted takes the answer with it, which says what was asked for; that the key was used is remembered, so that a late
+repetition does not bring it back.
+
 A key is written in the transaction that makes the thing, so that there is never the one without the other; of two requests
 at one time the database lets the second wait for the first, and then see its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Select, delete, select, update
 
-from corpusmill.errors import InvalidRequest
+from corpusmill.errors import Gone, InvalidRequest
 from db.engine import db_now, insert_into
 from db.tables import idempotency
 
 #: For how long a key is remembered.
 KEPT_SECONDS = 24 * 3600.0
+#: Stands in the place of an answer once what was made is deleted.
+_DELETED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,10 @@ class Made:
 
 
 def recall(connection: Connection, key: str, fingerprint: str) -> Made | None:
-    """What was made with a key in the last 24 hours. Raises InvalidRequest where another request used the key."""
+    """What was made with a key in the last 24 hours.
+
+    Raises InvalidRequest where another request used the key, and Gone where what was made is deleted.
+    """
     row = connection.execute(
         select(idempotency.c.fingerprint, idempotency.c.made, idempotency.c.answer).where(
             idempotency.c.key == key, idempotency.c.created_at > db_now() - KEPT_SECONDS
@@ -44,6 +52,8 @@ def recall(connection: Connection, key: str, fingerprint: str) -> Made | None:
             "This Idempotency-Key came with another request before: use a new key for each request, and the same one only "
             "to repeat it.", code="idempotency_key_reused",
         )  # fmt: skip
+    if row.answer == _DELETED:
+        raise Gone(f"This Idempotency-Key made {row.made}, which was deleted since: to make it again, send a new key.")
     return Made(id=row.made, answer=row.answer)
 
 
@@ -63,6 +73,11 @@ def claim(connection: Connection, key: str, fingerprint: str, made: str) -> bool
 def keep_answer(connection: Connection, key: str, answer: Mapping[str, Any]) -> None:
     """Keep the answer to a claimed key word for word."""
     connection.execute(update(idempotency).where(idempotency.c.key == key).values(answer=dict(answer)))
+
+
+def forget_answers(connection: Connection, made: Collection[str] | Select[tuple[str]]) -> None:
+    """Delete what was answered when these ids were made, of things that are just being deleted."""
+    connection.execute(update(idempotency).where(idempotency.c.made.in_(made)).values(answer=_DELETED))
 
 
 def forget(connection: Connection, key: str) -> None:

@@ -17,6 +17,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED, Counts, Intent, Status, status_of
 from corpusmill.tasks import Task
+from db import idempotency
 from db.corpora import Corpus
 from db.engine import db_now
 from db.tables import corpora, jobs, shards
@@ -283,6 +284,7 @@ def remove(connection: Connection, job_id: str, *, expired_only: bool = False) -
         gone = gone.where(jobs.c.expires_at <= db_now())  # it may have been opened again meanwhile
     if not connection.execute(gone).rowcount:
         return None
+    idempotency.forget_answers(connection, [job.id])
     corpus = corpora_.get(connection, job.corpus_id) if job.corpus_key is not None else None
     if corpus is None or not corpus.inline:
         return None

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, exc, func, select
 from corpusmill.documents import Result
 from corpusmill.errors import DocumentError
 from corpusmill.shards import Slice
+from db.engine import without_row
 from db.tables import results
 
 _READ_ROWS = 2_000
@@ -98,8 +99,11 @@ def _copy(connection: Connection, values: list[tuple[Any, ...]]) -> None:
         with driver.cursor() as cursor, cursor.copy(f"COPY results_staging ({columns}) FROM STDIN") as copy:
             for row in values:
                 copy.write_row(row)
-    except driver.OperationalError as error:  # the driver's own, which SQLAlchemy does not see
-        raise exc.OperationalError("COPY results_staging", None, error) from error
+    except driver.Error as error:  # the driver's own, which SQLAlchemy does not see
+        without_row(error)
+        if isinstance(error, driver.OperationalError):
+            raise exc.OperationalError("COPY results_staging", None, error) from error
+        raise
     connection.exec_driver_sql(
         f"INSERT INTO results ({columns}) SELECT {columns} FROM results_staging "  # noqa: S608
         "ON CONFLICT (job_key, position) DO UPDATE SET "

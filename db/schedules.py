@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Row, delete, exc, insert, select, update
 from corpusmill.errors import Conflict, NotFound
 from corpusmill.schedules import ScheduleDefinition
 from corpusmill.validation import read_stored
+from db import idempotency
 from db.engine import db_now
-from db.tables import schedules
+from db.tables import runs, schedules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,8 @@ def keep_position(connection: Connection, schedule_key: int, position: Mapping[s
 
 def remove(connection: Connection, schedule_id: str) -> None:
     """Delete a schedule with its runs, ledger and reviews. Raises NotFound."""
+    idempotency.forget_answers(connection, [schedule_id])
+    idempotency.forget_answers(connection, select(runs.c.id).join(schedules).where(schedules.c.id == schedule_id))
     if not connection.execute(delete(schedules).where(schedules.c.id == schedule_id)).rowcount:
         raise NotFound(f"There is no schedule {schedule_id!r}.")
 

@@ -195,7 +195,7 @@ idempotency = Table(
     # Of the request that came with the key first: another request with the same key is a mistake.
     Column("fingerprint", String(64), nullable=False),
     # The id of what the request made, and its answer where that is kept word for word.
-    Column("made", String(40), nullable=False),
+    Column("made", String(40), nullable=False, index=True),
     Column("answer", Json),
     Column("created_at", Float, nullable=False, index=True),
 )

@@ -91,7 +91,8 @@ class Sweeper:
         """Do every step once, unless `ended` says between two that there is no more time. A step that fails is logged and
         does not keep the others from being done."""
         for step in (
-            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._tidy
+            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._tidy,
+            self._settle,
         ):  # fmt: skip
             if ended():
                 return
@@ -227,7 +228,6 @@ class Sweeper:
             files.remove_corpus(self.settings.data_dir, corpus_id)
         if old_jobs or old_corpora:
             log.info("retired", jobs=old_jobs, corpora=old_corpora)
-            settle(self.database)
 
     def _tidy(self) -> None:
         if time.monotonic() - self._tidied < _TIDY_SECONDS and self._tidied:
@@ -250,6 +250,10 @@ class Sweeper:
         for corpus_id in left:
             log.info("removing files without a corpus", corpus=corpus_id)
             files.remove_corpus(self.settings.data_dir, corpus_id)
+
+    def _settle(self) -> None:
+        """Whoever deletes empties the log once, and cannot where others are at work in that moment. It is not asked who that
+        was and when: an empty log costs nothing."""
         settle(self.database)
 
     def _forget_outputs(self) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, exc
+from sqlalchemy import URL, Connection, Engine, event, exc
 from sqlalchemy.pool import NullPool
 
 from corpusmill.errors import PlaceFault, PlaceUnavailable
-from db.engine import POSTGRESQL_DEADLINES
+from db.engine import POSTGRESQL_DEADLINES, quote_no_row
 from db.external.faults import first_line, translated
 
 _POSTGRESQL = ("postgresql://", "postgres://")
@@ -46,12 +46,14 @@ def engine_of(url: str, place: str) -> Engine:
     parsed = parsed_url(url, place)
     try:
         engine = sqlalchemy.create_engine(
-            parsed, poolclass=NullPool, connect_args=deadlines_of(parsed), execution_options={_PLACE: place}
-        )
+            parsed, poolclass=NullPool, connect_args=deadlines_of(parsed), execution_options={_PLACE: place},
+            hide_parameters=True,
+        )  # fmt: skip
     except (exc.NoSuchModuleError, ImportError) as error:
         raise PlaceFault(f"The driver of the database {place} cannot be used: {first_line(error)}") from error
     except (exc.ArgumentError, ValueError) as error:
         raise _no_url(place) from error
+    event.listen(engine, "handle_error", quote_no_row)
     if engine.dialect.name == "sqlite" and (name := parsed.database) and not Path(name).is_file():
         # SQLite makes what is not there, and an empty file would look like a table whose rows were all deleted
         raise PlaceUnavailable(f"The file of the database {place} is not there.", private=name)

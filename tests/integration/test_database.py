@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy
 from alembic import command
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from corpusmill.errors import Conflict, DatabaseUnavailable, LeaseLost, NotFound
 from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
-from db import corpora, job_moves, jobs, results, shards, workers
+from db import corpora, job_moves, jobs, results, shards, tables, workers
 from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
@@ -558,6 +561,28 @@ def test_a_job_that_was_served_before_the_clock_was_set_back_has_its_turn_soon(d
 def jobs_of(database: Engine, held: shards.Claim) -> str:
     with reading(database) as connection:
         return jobs.by_key(connection, held.job_key).id
+
+
+def test_an_error_of_the_database_quotes_no_text(database: Engine) -> None:
+    """It is logged with its traceback, and what was asked for may be a prompt or somebody's words."""
+    word = uuid4().hex
+    a_job(database)
+    change = sqlalchemy.update(tables.jobs).values(name=word, params={"prompt": word})
+    transact(database, lambda connection: connection.execute(change))
+    with pytest.raises(IntegrityError, match="ck_jobs_intent") as refused, writing(database) as connection:
+        connection.execute(change.values(intent="none"))
+    assert word not in "".join(traceback.format_exception(refused.value))
+
+
+def test_an_error_of_copy_quotes_no_text(database: Engine) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has no COPY")
+    job = a_job(database)
+    word = uuid4().hex
+    (row,) = rows(Slice(0, 1))
+    with pytest.raises(Exception, match="too long") as refused, writing(database) as connection:
+        results.write(connection, job.key, [replace(row, status=word)])  # type: ignore[arg-type]
+    assert word not in "".join(traceback.format_exception(refused.value))
 
 
 def test_two_claims_at_once_never_take_one_shard(database: Engine) -> None:

@@ -6,10 +6,12 @@ import itertools
 import json
 import re
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -312,6 +314,17 @@ def test_a_cell_that_cannot_be_read_so_is_named_by_no_value(theirs: Engine, data
         with pytest.raises(PlaceFault, match=said) as error:
             read(source(database_url, query=query, sync="mirror"))
         assert "private" not in str(error.value)
+
+
+def test_a_row_that_a_table_refuses_is_quoted_nowhere(theirs: Engine, database_url: str) -> None:
+    do(theirs, "CREATE TABLE labels (id VARCHAR(99) PRIMARY KEY, body TEXT CHECK (length(body) < 5))")
+    labels, word = (
+        LabelTable(database_url, "day", "labels", [Column("id", "text"), Column("body", "text")]),
+        uuid4().hex,
+    )
+    with pytest.raises(PlaceFault, match="The database day says") as error:
+        labels.write([{"id": word, "body": word}])
+    assert word not in "".join(traceback.format_exception(error.value))
 
 
 _ENDLESS = {

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import select
 
 from corpusmill.errors import Conflict, LeaseLost, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED, MOVES, Status
 from db import job_moves, jobs, results, shards, tables
-from db.engine import Engine, create_engine, migrate, reading, transact
+from db.engine import Engine, reading, transact
 from db.results import ResultRow, Selection
 from db.shards import Claim
 from tests.integration.test_database import a_job, claim, the_job
@@ -164,22 +162,19 @@ def test_only_failures_of_documents_that_still_exist_can_be_retried(database: En
 
 
 class JobLife(RuleBasedStateMachine):
-    """A job under every move in any order, by workers that finish, fail, give back and lose its shards."""
+    """A job under every move in any order, by workers that finish, fail, give back and lose its shards; once it is deleted
+    another takes its place, while they still hold shards of the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Engine) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        url = f"sqlite:///{Path(self.folder.name) / 'test.sqlite3'}"
-        migrate(url)
-        self.database = create_engine(url)
-        self.job = a_job(self.database, shard_size=4, documents=12)
+        self.database = database
+        self.job = a_job(database, shard_size=4, documents=12)
         self.held: list[Claim] = []
         #: Shards that were held when the job, which had failed, was opened again: whoever still runs one comes too late.
         self.stale: set[tuple[int, int]] = set()
 
     def teardown(self) -> None:
-        self.database.dispose()
-        self.folder.cleanup()
+        transact(self.database, lambda connection: jobs.remove(connection, "job_a"))
 
     @rule(move=st.sampled_from(sorted(PAUSES)))
     def asked(self, move: str) -> None:
@@ -207,13 +202,15 @@ class JobLife(RuleBasedStateMachine):
     def finished(self, data: st.DataObject) -> None:
         held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         with reading(self.database) as connection:
-            done = frozenset(row.position for row in results.kept(connection, self.job.key, held.slice))
+            done = frozenset(row.position for row in results.kept(connection, held.job_key, held.slice))
         bad = data.draw(st.frozensets(st.integers(held.slice.start, held.slice.stop - 1)))
         try:
             finish(self.database, held, rows(held.slice, bad - done, done))
         except LeaseLost:
-            late = (held.key, held.attempt) in self.stale
+            late = (held.key, held.attempt) in self.stale or held.job_key != self.job.key
             assert late or the_job(self.database).status in ENDED | {Status.CANCELLING}
+        else:
+            assert held.job_key == self.job.key, "of a job that is deleted nothing is written"
 
     @precondition(lambda self: self.held)
     @rule()
@@ -237,6 +234,20 @@ class JobLife(RuleBasedStateMachine):
         """The model turns out to be unusable: the job ends, and its undone documents fail without a row each."""
         transact(self.database, lambda connection: jobs.fail(connection, self.job.key, code="model", message="gone"))
 
+    @precondition(lambda self: self.held or the_job(self.database).status in ENDED)
+    @rule()
+    def deleted(self) -> None:
+        transact(self.database, lambda connection: jobs.remove(connection, "job_a"))
+        with pytest.raises(NotFound):
+            the_job(self.database)
+        self.job = a_job(self.database, shard_size=4, documents=12)
+
+    @invariant()
+    def nothing_is_left_of_a_deleted_job(self) -> None:
+        with reading(self.database) as connection:
+            for table in (tables.shards, tables.results):
+                assert set(connection.scalars(select(table.c.job_key).distinct())) <= {self.job.key}
+
     @invariant()
     def counts_add_up_and_agree_with_the_rows(self) -> None:
         job = the_job(self.database)
@@ -250,7 +261,11 @@ class JobLife(RuleBasedStateMachine):
         assert (job.status in ENDED) == (counts.pending == 0)
 
 
-TestJobLife = JobLife.TestCase
-TestJobLife.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+def test_a_job_lives_by_its_picture_whatever_comes_in_whatever_order(database: Engine) -> None:
+    run_state_machine_as_test(
+        lambda: JobLife(database),  # type: ignore[arg-type]  # any factory will do
+        settings=settings(
+            max_examples=25 if database.dialect.name == "sqlite" else 15, stateful_step_count=25, deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )  # fmt: skip
