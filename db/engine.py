@@ -172,6 +172,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        if _no_room(error):
+            raise DatabaseUnavailable("The database takes nothing more: its disk is full.") from error
         raise DatabaseUnavailable(f"The database did not answer: {type(error).__name__}.") from error
     except exc.InternalError as error:
         if not error.connection_invalidated:
@@ -181,6 +183,12 @@ def translated() -> Iterator[None]:
         raise InvalidRequest(
             "The request holds what cannot be stored: a NUL, half a surrogate pair, NaN or an infinity."
         ) from error
+
+
+def _no_room(error: exc.SQLAlchemyError) -> bool:
+    """Whether a driver says that the disk is full: PostgreSQL's disk_full, or SQLite's."""
+    found = getattr(error, "orig", None)
+    return getattr(found, "sqlstate", None) == "53100" or getattr(found, "sqlite_errorname", None) == "SQLITE_FULL"
 
 
 def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float = 10.0) -> T:

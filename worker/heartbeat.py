@@ -150,8 +150,8 @@ class Heartbeat:
             held = list(self._held.values())
         try:
             kept = transact(self.engine, lambda connection: self._write(connection, held), patience=self.lease / 3)
-        except DatabaseUnavailable:
-            log.warning("heartbeat missed", shards=len(held))
+        except DatabaseUnavailable as error:
+            log.warning("heartbeat missed", shards=len(held), why=str(error))
             return
         for one in held:
             if one.claim.key not in kept:

