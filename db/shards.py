@@ -221,6 +221,15 @@ def release(connection: Connection, claim: Claim) -> bool:
     )
 
 
+def release_all(connection: Connection, owner_prefix: str) -> int:
+    """The same for whatever is held by owners whose name starts so."""
+    return connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.owner.startswith(owner_prefix, autoescape=True))
+        .values(state="pending", owner=None, lease_until=None, published_at=None)
+    ).rowcount
+
+
 def surrender(connection: Connection, claim: Claim) -> bool:
     """Let this shard's lease run out now: its work failed in a way that nobody foresaw, and counts as a loss."""
     return bool(connection.execute(update(shards).where(*_held(claim)).values(lease_until=0.0)).rowcount)

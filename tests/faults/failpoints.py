@@ -130,9 +130,9 @@ def _on_a_small_device(
 def _harm(text: str) -> None:
     if SEGFAULT in text:
         ctypes.string_at(0)
-    elif HANG in text:
+    elif HANG in text and once():
         ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock: no other thread runs, not even the heartbeat
-    elif SLEEP in text:
+    elif SLEEP in text and once():
         ctypes.CDLL(None).sleep(3600)  # the lock is free: the heartbeat goes on
     elif RAISE in text:
         raise RuntimeError("a fault that nobody foresaw")
