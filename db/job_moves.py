@@ -78,7 +78,8 @@ def retry(connection: Connection, job_id: str) -> Job:
         .where(jobs.c.key == job.key, jobs.c.outcome.in_(MOVES["retry"]))
         .values(
             outcome=None, error=None, summary=None, reused=None, evaluated=False, confusion_matrix=None, finished_at=None,
-            expires_at=None, intent=Intent.RUN, started_at=jobs.c.started_at + db_now() - jobs.c.finished_at,
+            load_losses=0, load_lost_at=None, expires_at=None, intent=Intent.RUN,
+            started_at=jobs.c.started_at + db_now() - jobs.c.finished_at,
         )
     ).rowcount  # fmt: skip
     if reopened:

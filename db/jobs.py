@@ -334,7 +334,7 @@ def _job(row: Row[Any], sums: tuple[Counts, int] | None) -> Job:
     if values["summary"] is not None:
         counts = Counts(total=total or 0, **values["summary"])
         reused = values["reused"] or 0
-    for name in ("model_id", "model_revision", "claimed_at", "ttl"):
+    for name in ("model_id", "model_revision", "claimed_at", "ttl", "load_losses", "load_lost_at"):
         values.pop(name)
     return Job(
         **values

@@ -18,6 +18,7 @@ from corpusmill.queueing import Waiting, after_loss, choose, losses_of_half, ove
 from corpusmill.shards import Slice, added, halves
 from corpusmill.status import Intent
 from db import jobs as job_rows
+from db import loads as load_rows
 from db import results as result_rows
 from db import reuse
 from db.engine import clock_of, db_now
@@ -29,6 +30,8 @@ _CANDIDATES = 100
 #: Seconds that a shard lost again and again waits before it is run again.
 _LONGEST_PAUSE = 8.0
 _NONE: Mapping[tuple[str, str], float] = MappingProxyType({})
+#: What a shard is that was given back.
+_FREE = {"state": "pending", "owner": None, "lease_until": None, "published_at": None, "loading": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,11 +278,16 @@ def finish(
 
 def release(connection: Connection, claim: Claim) -> bool:
     """Give a shard back unharmed (a drain, a fault of the broker, the database or the device): charges no loss."""
-    return bool(
-        connection.execute(
-            update(shards).where(*_held(claim)).values(state="pending", owner=None, lease_until=None, published_at=None)
-        ).rowcount
-    )
+    return bool(connection.execute(update(shards).where(*_held(claim)).values(**_FREE)).rowcount)
+
+
+def release_all(connection: Connection, owner_prefix: str) -> int:
+    """The same for whatever is held by owners whose name starts so."""
+    return connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.owner.startswith(owner_prefix, autoescape=True))
+        .values(**_FREE)
+    ).rowcount
 
 
 def surrender(connection: Connection, claim: Claim) -> bool:
@@ -288,13 +296,22 @@ def surrender(connection: Connection, claim: Claim) -> bool:
 
 
 def lapse(connection: Connection, owner_prefix: str, *, but: str) -> int:
-    """Let the leases of a dead process run out at once: those whose owner starts with `owner_prefix`, `but` for one."""
-    return connection.execute(
-        update(shards)
-        .where(shards.c.state == "running", shards.c.owner.startswith(owner_prefix, autoescape=True))
-        .where(shards.c.owner != but)
-        .values(lease_until=0.0)
-    ).rowcount
+    """Let the leases of a dead process run out at once: those whose owner starts with `owner_prefix`, `but` for one. Where
+    it was loading a model, that is charged at once, and its shards are free."""
+    dead = (
+        shards.c.state == "running",
+        shards.c.owner.startswith(owner_prefix, autoescape=True),
+        shards.c.owner != but,
+    )
+    loads = connection.execute(
+        select(shards.c.owner, shards.c.job_key).where(*dead, shards.c.loading == shards.c.attempt)
+    ).all()
+    loaders = {row.owner for row in loads}
+    freed = connection.execute(update(shards).where(*dead, shards.c.owner.in_(loaders)).values(**_FREE)).rowcount
+    lost = connection.execute(update(shards).where(*dead).values(lease_until=0.0)).rowcount
+    for job_key in {row.job_key for row in loads}:
+        load_rows.lost(connection, job_key, seen=sum(row.job_key == job_key for row in loads))
+    return freed + lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +325,8 @@ class Expired:
 
 
 def expire(connection: Connection, *, owner: str, lease: float, most: int = 200) -> Expired:
-    """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document."""
+    """Charge a loss to the shards whose lease ran out, and let them run again, halve them, or blame their document; or to
+    the model, where it was being loaded."""
     _shorten(connection, lease)
     rows = connection.execute(
         select(
@@ -320,6 +338,10 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             shards.c.losses,
             shards.c.succeeded,
             shards.c.references_version,
+            shards.c.owner,
+            shards.c.lease_until,
+            shards.c.started_at,
+            shards.c.loading,
         )
         .where(shards.c.state == "running", shards.c.lease_until < db_now())
         .limit(most)
@@ -327,8 +349,11 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
     ).all()
     again = halved = 0
     blamed: list[Claim] = []
+    loads = [row for row in rows if row.loading == row.attempt]
+    loaders = {row.owner for row in loads}
     for row in rows:
-        whole, losses = Slice(row.start, row.stop), row.losses + 1
+        # What a worker held when it was lost while it loaded a model is charged to that load alone.
+        whole, losses = Slice(row.start, row.stop), row.losses + (row.owner not in loaders)
         verdict = _verdict(connection, row.job_key, losses, len(whole))
         if verdict == "cancel":
             connection.execute(
@@ -376,6 +401,10 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
                     references_version=row.references_version,
                 )
             )
+    for job_key in {row.job_key for row in loads}:
+        mine = [row for row in loads if row.job_key == job_key]
+        seen = sum(row.lease_until == 0.0 for row in mine)  # it was surrendered
+        load_rows.lost(connection, job_key, seen=seen, begun_at=max(row.started_at for row in mine))
     return Expired(again=again, halved=halved, blamed=tuple(blamed))
 
 

@@ -105,6 +105,9 @@ jobs = Table(
     Column("reuse", Boolean, nullable=False, server_default="0"),
     # How many results were taken so, once it has ended.
     Column("reused", BigInteger),
+    # Workers lost in a row while they loaded its model, and when the last of them was noted.
+    Column("load_losses", Integer, nullable=False, server_default="0"),
+    Column("load_lost_at", Float),
     # The version of the references that the metrics which are kept are of.
     Column("references_version", Integer, nullable=False, server_default="0"),
     CheckConstraint("intent in ('run', 'pause', 'cancel')", name="intent"),
@@ -126,6 +129,8 @@ shards = Table(
     Column("lease_until", Float),
     Column("not_before", Float, nullable=False, server_default="0"),
     Column("published_at", Float),
+    # The attempt whose worker is loading the model, while it is.
+    Column("loading", Integer),
     Column("succeeded", BigInteger, nullable=False, server_default="0"),
     Column("failed", BigInteger, nullable=False, server_default="0"),
     Column("cancelled", BigInteger, nullable=False, server_default="0"),

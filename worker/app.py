@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from billiard.process import active_children
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
@@ -24,6 +26,7 @@ from broker.settings import celery_settings
 from corpusmill import logs
 from corpusmill.settings import Settings, environ_of
 from db.engine import create_engine
+from worker.ending import Ending
 from worker.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -39,14 +42,23 @@ def sign_of(drain: Path) -> Path:
 
 
 def main(settings: Settings) -> None:
-    """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return."""
+    """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return; where the
+    batch does not end, the process does without it."""
     os.environ.update(environ_of(settings))
     with tempfile.TemporaryDirectory(prefix="corpusmill-worker-") as folder:
         drain = Path(folder) / "drain"
         os.environ[BOOT], os.environ[DRAIN] = secrets.token_hex(12), str(drain)
+        database = create_engine(settings.database, pool_size=2)
+
+        def end() -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(0)  # as it was told to
+
+        ending = Ending(database=database, boot=os.environ[BOOT], children=_children, end=end)
 
         def finish(**_: Any) -> None:
             drain.touch()
+            ending.begin()
 
         def log_as_we_do(**_: Any) -> None:
             logs.configure(settings)
@@ -60,8 +72,8 @@ def main(settings: Settings) -> None:
         worker_ready.connect(say, weak=False)
         setup_logging.connect(log_as_we_do, weak=False)
         Watch(
-            database=create_engine(settings.database, pool_size=1), doorbell=Doorbell(settings), boot=os.environ[BOOT],
-            sign=sign_of(drain), end=lambda: os._exit(1),
+            database=database, doorbell=Doorbell(settings), boot=os.environ[BOOT], sign=sign_of(drain),
+            end=lambda: os._exit(1),
         ).start()  # fmt: skip
         app = Celery("worker")
         app.config_from_object({**celery_settings(settings), "include": ["worker.tasks"]})
@@ -71,4 +83,11 @@ def main(settings: Settings) -> None:
         # loop: while the broker is away, it would neither end on SIGTERM nor notice that its child hangs or has died.
         alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
         # Quiet: without the banner, which is longer than all that a day's log says otherwise.
-        app.worker_main(["--quiet", "worker", "--hostname", name, "--loglevel", "WARNING", *alone])
+        try:
+            app.worker_main(["--quiet", "worker", "--hostname", name, "--loglevel", "WARNING", *alone])
+        finally:
+            ending.over()
+
+
+def _children() -> list[int]:
+    return [child.pid for child in active_children() if child.pid is not None]

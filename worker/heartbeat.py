@@ -19,7 +19,7 @@ import structlog
 
 from corpusmill.errors import DatabaseUnavailable
 from corpusmill.status import Intent
-from db import shards, workers
+from db import loads, shards, workers
 from db.engine import Connection, Engine, reading, transact
 from db.shards import Claim
 from worker.pulse import Pulse
@@ -36,11 +36,12 @@ DRAIN_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Held:
-    """A shard in this process's hands. `reason` says why its work is to stop, once it is; `since` is when it went into the
-    model, as `time.monotonic()`, while it is there."""
+    """A shard in this process's hands. `reason` says why its work is to stop, once it is; `loading` that its model is being
+    loaded; `since` is when it went into the model, as `time.monotonic()`, while it is there."""
 
     claim: Claim
     reason: StopReason | None = None
+    loading: bool = False
     since: float | None = None
 
     def stopped(self) -> bool:
@@ -181,7 +182,11 @@ class Heartbeat:
     def _write(self, connection: Connection, held: list[Held]) -> dict[int, Intent]:
         self._said = held[0].claim.key if held else None
         workers.seen(connection, self.worker_id, self.describe(), self._said)
-        return shards.renew(connection, [one.claim for one in held], lease=self.lease)
+        kept = shards.renew(connection, [one.claim for one in held], lease=self.lease)
+        for one in held:
+            if one.loading and one.reason != "lost" and one.claim.key not in kept:
+                loads.forget(connection, one.claim.job_key)  # it was cut off and not dead, as others had to believe
+        return kept
 
     def _stop_all(self, reason: StopReason) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -29,7 +30,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.tasks import Params, Task, stored_params
-from db import jobs, metrics, references, shards
+from db import jobs, loads, metrics, references, shards
 from db.corpora import store_directory
 from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
@@ -53,6 +54,9 @@ class Models(Protocol):
 
     def get(self, info: ModelInfo, task: Task, params: Params) -> Engine[Any]:
         """The model, loaded if it is not yet. Raises ModelFault."""
+
+    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+        """Whether it is loaded. Raises ModelFault where it cannot be."""
 
     def loaded(self) -> frozenset[tuple[str, str]]:
         """(id, revision) of what is loaded."""
@@ -150,8 +154,8 @@ class Runner:
                 log.warning("job left to newer workers", job=claim.job_key, why=str(error))
                 self._beyond.add(claim.job_key)
                 self.give_back(held)
-            except NotFound:
-                self._heartbeat.drop(held)  # the job was deleted between the claim and now
+            except (NotFound, LeaseLost):
+                self._heartbeat.drop(held)  # the job was deleted, or the shard taken away, between the claim and now
             except DatabaseUnavailable:
                 self.give_back(held)  # nothing is wrong with the shard
             except OSError:
@@ -169,7 +173,7 @@ class Runner:
         job = self._job(claim.job_key)
         params = stored_params(job.task, job.params)
         with usage.phase("load"):
-            engine = self._models.get(job.model, job.task, params)
+            engine = self._engine(held, job, params)
             self._note_models()
         with usage.phase("read"):
             documents = self._documents(job, claim.slice)
@@ -188,6 +192,19 @@ class Runner:
             ready.results += reuse.results
             usage.reused = len(reuse.results)
         return ready
+
+    def _engine(self, held: Held, job: Job, params: Params) -> Engine[Any]:
+        """The job's model. While it is being loaded the database says so: were the process to die of that, no document
+        would be to blame."""
+        if self._models.has(job.model, job.task, params):
+            return self._models.get(job.model, job.task, params)
+        if not transact(self._database, partial(loads.begin, claim=held.claim)):
+            raise LeaseLost("The shard was taken over, cancelled or deleted before its model was loaded.")
+        held.loading = True
+        engine = self._models.get(job.model, job.task, params)
+        transact(self._database, partial(loads.end, claim=held.claim))
+        held.loading = False
+        return engine
 
     def _reuse(self, job: Job, params: Params, engine: Engine[Any], documents: list[Document]) -> Reuse | None:
         """What is kept of the documents' texts, where the job asks for that."""

@@ -13,7 +13,8 @@ FAULTS_RUNS     a file that gets a line for each shard that goes through the ech
                 as its first and last position
 FAULTS_BATCH    the batch size from which the device runs out of memory
 
-A document whose text holds one of the words below does what they say to the process that runs it.
+A document whose text holds one of the words below does what they say to the process that runs it, and so does a model of
+such a name to the process that loads it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from typing import Any
 #: A crash in native code; a sleep there that never lets go of the interpreter, and one that does; an exception that nobody
 #: foresaw.
 SEGFAULT, HANG, SLEEP, RAISE = "#segfault#", "#hang#", "#sleep#", "#raise#"
+#: The model that crashes native code when it is loaded.
+DEADLY = "deadly"
 #: The device fails for good in this process; has no memory for this document; the process takes all there is.
 DEVICE, OOM, EATS = "#device#", "#oom#", "#eats#"
 
@@ -56,6 +59,7 @@ def once() -> bool:
 def in_worker() -> None:
     """Wrap what a worker's child calls."""
     import worker.engines.echo
+    import worker.models.cache
     from db import shards
 
     runner: Any = import_module("worker.runner")
@@ -89,6 +93,15 @@ def in_worker() -> None:
     runner.transact = transacting
     engine: Any = worker.engines.echo.EchoEngine
     engine.run = _poisoned(engine.run)
+    cache: Any = worker.models.cache
+    load = cache.load_engine
+
+    def loading(info: Any, *args: Any, **kwargs: Any) -> Any:
+        if info.id == DEADLY:
+            ctypes.string_at(0)
+        return load(info, *args, **kwargs)
+
+    cache.load_engine = loading
 
 
 def _poisoned(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -140,9 +153,9 @@ def _on_a_small_device(
 def _harm(text: str) -> None:
     if SEGFAULT in text:
         ctypes.string_at(0)
-    elif HANG in text:
+    elif HANG in text and once():
         ctypes.PyDLL(None).sleep(3600)  # holds the interpreter's lock: no other thread runs, not even the heartbeat
-    elif SLEEP in text:
+    elif SLEEP in text and once():
         ctypes.CDLL(None).sleep(3600)  # the lock is free: the heartbeat goes on
     elif RAISE in text:
         raise RuntimeError("a fault that nobody foresaw")

@@ -51,7 +51,7 @@ FAULTS = {
     "F32": "the device runs out of memory above a batch size, and for one document always",
     "F33": "the device is lost (a sticky error)",
     "F34": "the kernel's out-of-memory killer",
-    "F35": "a model that cannot be loaded",
+    "F35": "a model that cannot be loaded, and one whose load kills the process",
     "F36": "every message delivered four times",
     "F37": "messages out of order, unknown, and of deleted and cancelled jobs",
     "F38": "a worker's clock 2 h ahead, the API's 2 h behind",

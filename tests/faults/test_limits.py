@@ -17,7 +17,7 @@ import pytest
 from tests.acceptance.stack import jsonl
 
 from .conftest import Make, Measured
-from .failpoints import DEVICE, EATS, OOM
+from .failpoints import DEADLY, DEVICE, EATS, OOM
 from .oracle import Documents, documents
 from .processes import ROOT, until
 from .rig import BOUND, Rig
@@ -267,4 +267,30 @@ def test_a_model_that_cannot_be_loaded_fails_its_job_and_no_other(
         assert "broken" in error["message"]
         rig.await_ended(other)
         rig.verify(other, corpus)
+        assert [rig.processes[name].pid for name in rig.worker_names()] == parents
+
+
+@pytest.mark.fault("F35")
+def test_a_model_whose_load_kills_the_process_fails_its_job_and_charges_no_document(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="models-") as folder:
+        shutil.copytree(ROOT / "demo" / "models" / "classifier", Path(folder) / DEADLY)
+        # A lease of the usual length, in which a parent has started another child even on a busy machine.
+        rig.restart("api", *rig.worker_names(), models_root=folder, lease_seconds="30")
+        rig.ready()
+        parents = [rig.processes[name].pid for name in rig.worker_names()]
+        job_id = rig.submit(corpus[:400], model=DEADLY)
+        other = rig.submit(corpus, delay_ms=1)
+        assert rig.await_ended(job_id) == "failed"
+        error = rig.job(job_id)["error"]
+        assert error["code"] == "model_fault"
+        assert DEADLY in error["message"]
+        deaths = sum(one.attempt for one in rig.shards(job_id))
+        assert deaths <= 3, "each claim of it is a process that died"
+        measured.note = f"{deaths} processes died of a model's load"
+        rig.await_ended(other)
+        rig.verify(other, corpus)
+        for one in (job_id, other):
+            assert sum(shard.losses for shard in rig.shards(one)) == 0
         assert [rig.processes[name].pid for name in rig.worker_names()] == parents

@@ -84,7 +84,7 @@ def test_a_worker_killed_before_it_could_note_its_message_loses_nothing(
     few = corpus[:40]
     job_id = lose_a_message(rig, few)
     rig.thaw("sweep-0")
-    rig.start("worker-1")
+    rig.start("worker-1", FAULTS_ONCE=str(rig.folder / "once-stuck"))
     measured.recoveries.append(rig.recovery(job_id, []))
     rig.await_ended(job_id)
     rig.verify(job_id, few)
@@ -279,6 +279,57 @@ def test_a_rolling_deploy_consumes_no_attempt(rig: Rig, corpus: Documents, measu
     assert slowest <= 35
     rig.verify(job_id, corpus)
     assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F7")
+@pytest.mark.parametrize("word", [HANG, SLEEP])
+def test_a_worker_told_to_end_in_a_batch_that_never_ends_gives_its_shards_back_and_ends(
+    rig: Rig, corpus: Documents, measured: Measured, word: str
+) -> None:
+    job_id, stuck = stuck_in_native_code(rig, corpus, word)
+    seconds = rig.stop("worker-0")
+    assert seconds <= 35
+    measured.note = f"slowest end {seconds:.1f} s"
+    assert rig.running(job_id) == []
+    rig.start("worker-1", FAULTS_ONCE=str(rig.folder / "once-stuck"))
+    measured.recoveries.append(rig.recovery(job_id, []))
+    rig.await_ended(job_id)
+    rig.verify(job_id, stuck)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F7")
+def test_a_worker_told_to_end_while_the_database_is_away_ends_and_leaves_its_leases_to_run_out(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    job_id, stuck = stuck_in_native_code(rig, corpus, SLEEP)
+    rig.database.down()
+    seconds = rig.stop("worker-0")
+    assert seconds <= 35
+    measured.note = f"slowest end {seconds:.1f} s"
+    assert "their leases run out" in (rig.folder / "worker-0.log").read_text(errors="replace")
+    rig.database.up()
+    rig.start("worker-1", FAULTS_ONCE=str(rig.folder / "once-stuck"))
+    measured.recoveries.append(rig.recovery(job_id, rig.running(job_id)))
+    rig.await_ended(job_id)
+    rig.verify(job_id, stuck)
+
+
+def stuck_in_native_code(rig: Rig, corpus: Documents, word: str) -> tuple[str, Documents]:
+    """A job in whose second shard the one worker hangs, the first time that it is run; and its documents."""
+    rig.kill("worker-1")
+    token = rig.folder / "once-stuck"
+    token.unlink(missing_ok=True)
+    # A lease of the usual length: what holds the interpreter's lock renews none, and a short one would be over too soon.
+    rig.restart("worker-0", FAULTS_ONCE=str(token), lease_seconds="30")
+    rig.ready()
+    stuck = [dict(one) for one in corpus[:200]]
+    stuck[60]["text"] += word
+    job_id = rig.submit(stuck)
+    until(token.exists, what="a batch hangs")
+    return job_id, stuck
 
 
 @pytest.mark.slow

@@ -44,6 +44,9 @@ class Echo:
     def get(self, info: ModelInfo, task: Task, params: Params) -> EchoEngine:
         return EchoEngine(info)
 
+    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+        return True
+
     def loaded(self) -> frozenset[tuple[str, str]]:
         return frozenset()
 

@@ -81,6 +81,9 @@ class Models:
     def get(self, info: ModelInfo, task: Task, params: Params) -> Any:
         return self._engine
 
+    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+        return True
+
     def loaded(self) -> frozenset[tuple[str, str]]:
         return frozenset({(MODEL.id, MODEL.revision)})
 

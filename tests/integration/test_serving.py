@@ -94,6 +94,9 @@ class Models:
     def get(self, info: ModelInfo, task: Task, params: Params) -> Recorder:
         return self.engine
 
+    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+        return True
+
     def loaded(self) -> frozenset[tuple[str, str]]:
         return frozenset({(ECHO.id, ECHO.revision)})
 
@@ -302,3 +305,31 @@ def test_a_document_that_has_its_result_is_not_blamed_for_the_worker_that_was_lo
     with reading(database) as connection:
         state = connection.exec_driver_sql("SELECT state, succeeded, failed FROM shards WHERE start = 0").one()
     assert tuple(state) == ("done", 1, 0)
+
+
+def test_the_database_says_that_a_model_is_loaded_for_as_long_as_it_is(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    said: list[list[bool]] = []
+
+    def loading() -> list[bool]:
+        with reading(database) as connection:
+            rows = connection.exec_driver_sql("SELECT loading = attempt FROM shards WHERE state = 'running'")
+            return [bool(row[0]) for row in rows]
+
+    class Loading(Models):
+        def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+            return bool(said)
+
+        def get(self, info: ModelInfo, task: Task, params: Params) -> Recorder:
+            said.append(loading())
+            return self.engine
+
+    found = runner(database, tmp_path, Recorder(database))
+    found._models = Loading(Recorder(database))
+    ready = found.take(ahead=False)
+    assert said == [[True]]
+    assert ready is not None
+    assert loading() == [False]
+    found.take(ahead=False)
+    assert said[1:] == [[False, False]], "what is loaded already is not loaded again"

@@ -45,7 +45,7 @@ class ModelCache:
 
     def get(self, info: ModelInfo, task: Task, params: Params) -> Engine[Any]:
         """The engine for a task on a model, loaded if it is not yet. Raises ModelFault where it cannot be."""
-        key = (info.id, info.revision, engine_class(info, task, params).name, params.engine, params.dtype)
+        key = _key(info, task, params)
         with self._lock:
             if key in self._engines:
                 self._engines.move_to_end(key)
@@ -57,6 +57,12 @@ class ModelCache:
             self._engines[key] = engine
             self._make_room(0, keep=key)
             return engine
+
+    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
+        """Whether `get` has nothing to load. Raises ModelFault where it cannot be loaded."""
+        key = _key(info, task, params)
+        with self._lock:
+            return key in self._engines
 
     def loaded(self) -> frozenset[tuple[str, str]]:
         """(id, revision) of every model that is loaded. Never waits, not even while one is being loaded."""
@@ -97,6 +103,10 @@ class ModelCache:
         for other in list(self._engines)[position:-1]:
             self._engines.move_to_end(other)
         return False
+
+
+def _key(info: ModelInfo, task: Task, params: Params) -> Key:
+    return info.id, info.revision, engine_class(info, task, params).name, params.engine, params.dtype
 
 
 def _bytes_on_disk(info: ModelInfo) -> int:
