@@ -5,6 +5,7 @@ Knows how they are started, hurt and healed, and how to wait for a condition. Ju
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -381,6 +382,12 @@ class Rig:
         """Uploads and half-made stores in the data directory."""
         uploads = [path.name for path in (self.data_dir / "uploads").glob("*")]
         return uploads + [path.name for path in (self.data_dir / "corpora").glob("*partial*")]
+
+    def refused(self, name: str) -> set[int]:
+        """Keys of the shards that a worker was about to write when the database said that they were another's by now."""
+        lines = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [json.loads(line) for line in lines if '"shard not written"' in line and "taken over" in line]
+        return {int(one["shard"]) for one in said}
 
     def logs(self) -> str:
         """The ends of the logs, for a failing test."""

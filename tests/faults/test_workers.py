@@ -6,7 +6,9 @@ import json
 import math
 import random
 import signal
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -154,6 +156,62 @@ def test_a_worker_that_was_given_up_and_comes_back_writes_nothing(
     rig.verify(job_id, corpus)
     until(lambda: len(rig.shards(job_id)) == measured.shards)
     rig.broker.client.delete("unacked", "unacked_index")
+
+
+@pytest.mark.fault("F28")
+@pytest.mark.parametrize("when", ["running", "done"])
+def test_a_write_that_comes_after_the_lease_is_refused_whether_the_successor_runs_or_has_ended(
+    rig: Rig, corpus: Documents, measured: Measured, when: str
+) -> None:
+    few = corpus[:50]
+    rig.corpus(few)
+    # The lease gives the other time enough before the watchdog, whose patience is two leases, ends the one that is stopped.
+    writes = wait_before_writing(rig, *rig.worker_names(), lease_seconds="8")
+
+    def act() -> str:
+        job_id = rig.submit(few, delay_ms=20)
+        until(writes.exists, what="a worker is about to write")
+        (zombie,) = [name for name in rig.worker_names() if held_by(rig, name, job_id)]
+        rig.freeze(zombie)
+        (mine,) = rig.running(job_id)
+        until(lambda: successor(rig, job_id, mine).state == when, BOUND, f"another's is {when}")
+        before = rows_of(rig, job_id, [mine])
+        let_write(writes)
+        rig.thaw(zombie)
+        until(lambda: mine.key in rig.refused(zombie), BOUND, "it wanted to write and was refused")
+        rig.await_ended(job_id)
+        (after,) = rows_of(rig, job_id, [mine])
+        assert after[:3] == (mine.key, mine.attempt + 1, before[0][2]), "the shard is the successor's"
+        assert when == "running" or [after] == before
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, few)
+    assert measured.executions == 2 * measured.shards
+
+
+def wait_before_writing(rig: Rig, *names: str, **extra: str) -> Path:
+    """Start workers anew, with further settings, so that the first of them to write a shard waits before it does, when it
+    has looked for the last time whether the shard is its own. The file that is there while it waits."""
+    writes = rig.folder / f"once-{time.monotonic_ns()}"
+    rig.restart(*names, FAULTS_POINT="before_finish", FAULTS_ONCE=str(writes), **extra)
+    rig.ready()
+    return writes
+
+
+def let_write(writes: Path) -> None:
+    """Let the worker that waits go on."""
+    writes.with_name(f"{writes.name}-go").touch()
+
+
+def successor(rig: Rig, job_id: str, lost: Any) -> Any:
+    """The shard that somebody lost, once another has it."""
+    return until(
+        lambda: next((one for one in rig.shards(job_id) if one.key == lost.key and one.attempt > lost.attempt), None),
+        BOUND,
+        "another has the shard",
+    )
 
 
 def hold_frozen(rig: Rig, job_id: str) -> list[Any]:
