@@ -12,8 +12,8 @@ from .conftest import Make, Measured
 from .oracle import Documents, documents
 from .processes import until
 from .rig import BOUND, Rig
-from .test_soak import empty_broker, lose_broker, restart
 from .test_workers import ended, find_held, hold_frozen
+from .trouble import empty_broker, lose_broker, restart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 
