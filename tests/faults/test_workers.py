@@ -324,17 +324,6 @@ def kill_one_that_holds(rig: Rig, job_id: str, chance: random.Random, *, alone: 
         rig.start(name)
 
 
-def find_held(rig: Rig, name: str, job_id: str) -> list[Any]:
-    """What the worker holds, once it holds something; nothing where the job has ended meanwhile."""
-
-    def look() -> tuple[bool, list[Any]]:
-        held = held_by(rig, name, job_id)
-        return bool(held) or not any(one.state in ("pending", "running") for one in rig.shards(job_id)), held
-
-    until(lambda: look()[0], 120, f"{name} holds a shard")
-    return look()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.fault("F7")
 def test_a_rolling_deploy_consumes_no_attempt(rig: Rig, corpus: Documents, measured: Measured) -> None:
