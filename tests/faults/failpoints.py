@@ -5,10 +5,12 @@ Knows the product's public functions and wraps them; the product knows nothing o
 
 FAULTS_POINT    where to die with the whole process group: `before_commit` or `after_commit` of a shard in a worker,
                 `before_ring` or `after_ring` of a submitted job in the API; `no_database_before_ring` has the API's
-                database fail there instead; `by_word` of a worker: its consumer can be cancelled through Celery's remote
-                control, which the product leaves off; for a sweeper see `in_sweeper`
+                database fail there instead; `before_finish` has a worker wait just before the transaction that ends
+                a shard, when it has looked for the last time whether that is still its own, for the file FAULTS_ONCE with
+                `-go` after its name; `by_word` of a worker: its consumer can be cancelled through Celery's remote control,
+                which the product leaves off; for a sweeper see `in_sweeper`
 FAULTS_DEAF     seconds after which a worker that hears nothing ends itself, in place of the product's
-FAULTS_ONCE     a file that the first to die makes: whoever finds it lives
+FAULTS_ONCE     a file that the first to die or wait makes: whoever finds it goes on
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
                 as its first and last position
 FAULTS_BATCH    the batch size from which the device runs out of memory
@@ -23,6 +25,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -56,6 +59,13 @@ def once() -> bool:
     return True
 
 
+def wait_for_go() -> None:
+    """Stand still, this thread alone, until the tests say otherwise."""
+    go = Path(os.environ["FAULTS_ONCE"] + "-go")
+    while not go.exists():
+        time.sleep(0.01)
+
+
 def in_worker() -> None:
     """Wrap what a worker's child calls."""
     import worker.engines.echo
@@ -66,7 +76,14 @@ def in_worker() -> None:
 
     point = os.environ.get("FAULTS_POINT")
     here = threading.local()
-    finish, transact = shards.finish, runner.transact
+    finish, transact, save = shards.finish, runner.transact, runner.Runner.save
+
+    def saving(self: Any, done: Any) -> None:
+        here.saving = True
+        try:
+            save(self, done)
+        finally:
+            here.saving = False
 
     def finishing(*args: Any, **kwargs: Any) -> bool:
         ended = finish(*args, **kwargs)
@@ -77,6 +94,8 @@ def in_worker() -> None:
 
     def transacting(*args: Any, **kwargs: Any) -> Any:
         here.finished = False
+        if point == "before_finish" and getattr(here, "saving", False) and once():
+            wait_for_go()
         value = transact(*args, **kwargs)
         if point == "after_commit" and here.finished and once():
             die()
@@ -91,6 +110,7 @@ def in_worker() -> None:
         app.celery_settings = lambda *args: settings(*args) | {"worker_enable_remote_control": True}
     shards.finish = finishing
     runner.transact = transacting
+    runner.Runner.save = saving
     engine: Any = worker.engines.echo.EchoEngine
     engine.run = _poisoned(engine.run)
     cache: Any = worker.models.cache

@@ -5,6 +5,7 @@ Knows how they are started, hurt and healed, and how to wait for a condition. Ju
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -52,6 +53,8 @@ class Rig:
         self.database_folder = folder / "database"
         self.workers = workers
         self.settings = SETTINGS | settings
+        #: Variables of every program.
+        self.variables: dict[str, str] = {}
         self.network = network
         self.port = _free_port()
         address = network.address("api") if network else "127.0.0.1"
@@ -88,7 +91,7 @@ class Rig:
         } | self.settings | {name: value for name, value in extra.items() if name.islower()}  # fmt: skip
         plain = {name: value for name, value in extra.items() if not name.islower()}
         named = {f"CORPUSMILL_{name.upper()}": value for name, value in settings.items()}
-        return self._base | named | {"FAULTS_RUNS": str(self.runs)} | plain
+        return self._base | named | {"FAULTS_RUNS": str(self.runs)} | self.variables | plain
 
     def prefix(self, name: str) -> tuple[str, ...]:
         """What is put before a program's command so that it runs where it belongs."""
@@ -252,25 +255,58 @@ class Rig:
 
     # -- conditions
 
-    def shards(self, job_id: str) -> list[Any]:
-        """The job's shards as they stand: key, start, stop, state, attempt, losses, owner."""
+    def jobs(self) -> list[Any]:
+        """Every job that the database knows of: id, corpus_id, outcome, evaluated."""
+        return self.database.query("SELECT id, corpus_id, outcome, evaluated FROM jobs ORDER BY key")
+
+    def results(self, job_id: str) -> list[Any]:
+        """The job's results as they stand: position, document_id, output, error."""
         return self.database.query(
-            "SELECT s.key, s.start, s.stop, s.state, s.attempt, s.losses, s.owner, s.finished_at FROM shards s "
-            "JOIN jobs j ON j.key = s.job_key WHERE j.id = :id ORDER BY s.start",
+            "SELECT r.position, r.document_id, r.output, r.error FROM results r JOIN jobs j ON j.key = r.job_key "
+            "WHERE j.id = :id ORDER BY r.position",
             id=job_id,
         )
 
+    def shards(self, job_id: str) -> list[Any]:
+        """The job's shards as they stand: key, start, stop, state, attempt, losses, owner."""
+        return self._shards(job_id)
+
+    def _shards(self, job_id: str, which: str = "") -> list[Any]:
+        return self.database.query(
+            "SELECT s.key, s.start, s.stop, s.state, s.attempt, s.losses, s.owner, s.finished_at FROM shards s "
+            f"JOIN jobs j ON j.key = s.job_key WHERE j.id = :id {which} ORDER BY s.start",
+            id=job_id,
+        )
+
+    def progress(self, job_id: str) -> tuple[int, int]:
+        """Documents of the job whose shard has ended, and those whose shard has not; summed by the database, since it is
+        asked all the time and a job may have thousands of shards."""
+        (row,) = self.database.query(
+            "SELECT coalesce(sum(CASE WHEN s.state IN ('pending', 'running') THEN 0 ELSE s.stop - s.start END), 0) AS done, "
+            "coalesce(sum(s.stop - s.start), 0) AS total FROM shards s JOIN jobs j ON j.key = s.job_key WHERE j.id = :id",
+            id=job_id,
+        )
+        return int(row.done), int(row.total - row.done)
+
     def done(self, job_id: str) -> int:
         """Documents of the job whose shard has ended."""
-        return sum(one.stop - one.start for one in self.shards(job_id) if one.state not in ("pending", "running"))
+        return self.progress(job_id)[0]
+
+    def left(self, job_id: str) -> int:
+        """Documents of the job whose shard has not ended: none where a fault would come too late."""
+        return self.progress(job_id)[1]
 
     def running(self, job_id: str) -> list[Any]:
-        return [one for one in self.shards(job_id) if one.state == "running"]
+        return self._shards(job_id, "AND s.state = 'running'")
 
     def await_done(self, job_id: str, share: float, seconds: float = BOUND) -> None:
         """Block until that share of the job's documents has ended."""
-        total = sum(one.stop - one.start for one in self.shards(job_id))
-        until(lambda: self.done(job_id) >= share * total, seconds, f"{share:.0%} of {job_id} ended")
+
+        def reached() -> bool:
+            done, left = self.progress(job_id)
+            return done >= share * (done + left)
+
+        until(reached, seconds, f"{share:.0%} of {job_id} ended")
 
     def await_running(self, job_id: str, seconds: float = BOUND) -> list[Any]:
         """Block until a shard of the job runs; those that do."""
@@ -297,17 +333,13 @@ class Rig:
         """Seconds until every shard that was held when the fault came runs again or has ended, and something of the job
         has been committed since."""
         started, before = time.monotonic(), self.done(job_id)
-        total = sum(one.stop - one.start for one in self.shards(job_id))
         fences = {one.key: one.attempt for one in held}
+        keys = ", ".join(str(int(key)) for key in [0, *fences])
 
         def moved() -> bool:
-            now = {one.key: one for one in self.shards(job_id)}
-            free = all(
-                key not in now or now[key].attempt > fence or now[key].state not in ("pending", "running")
-                for key, fence in fences.items()
-            )
-            ended = self.done(job_id)
-            return free and (ended > before or ended == total)
+            now = self._shards(job_id, f"AND s.key IN ({keys}) AND s.state IN ('pending', 'running')")
+            done, left = self.progress(job_id)
+            return all(one.attempt > fences[one.key] for one in now) and (done > before or not left)
 
         until(moved, seconds, f"{job_id} goes on")
         return time.monotonic() - started
@@ -340,11 +372,7 @@ class Rig:
         `failed` are the positions that must have failed, with their error codes.
         """
         failed = failed or {}
-        rows = self.database.query(
-            "SELECT r.position, r.document_id, r.output, r.error FROM results r JOIN jobs j ON j.key = r.job_key "
-            "WHERE j.id = :id ORDER BY r.position",
-            id=job_id,
-        )
+        rows = self.results(job_id)
         assert [row.position for row in rows] == list(range(len(found))), "a result for each document, and one only"
         assert [row.document_id for row in rows] == [one["id"] for one in found]
         codes = {row.position: oracle.loaded(row.error)["code"] for row in rows if row.error is not None}
@@ -381,6 +409,12 @@ class Rig:
         """Uploads and half-made stores in the data directory."""
         uploads = [path.name for path in (self.data_dir / "uploads").glob("*")]
         return uploads + [path.name for path in (self.data_dir / "corpora").glob("*partial*")]
+
+    def refused(self, name: str) -> set[int]:
+        """Keys of the shards that a worker was about to write when the database said that they were another's by now."""
+        lines = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [json.loads(line) for line in lines if '"shard not written"' in line and "taken over" in line]
+        return {int(one["shard"]) for one in said}
 
     def logs(self) -> str:
         """The ends of the logs, for a failing test."""

@@ -16,7 +16,7 @@ from .hosts import FarPostgresql, Network
 from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
-from .test_workers import ended, held_by, rows_of
+from .test_workers import ended, held_by, let_write, rows_of, wait_before_writing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -94,9 +94,15 @@ def submit_to_the_cut_off(rig: Rig, corpus: Documents) -> str | None:
 def test_hosts_that_do_not_reach_each_other_cost_time_only(
     site: Rig, corpus: Documents, measured: Measured, links: list[tuple[str, str]], seconds: int
 ) -> None:
+    writes = wait_before_writing(site, "worker-0") if links == WORKER_DATABASE else None
     job_id = site.submit(corpus, delay_ms=20)
     held = until(lambda: held_by(site, "worker-0", job_id), what="worker-0 holds a shard")
+    if writes:
+        until(writes.exists, what="it is about to write")
+        held = held_by(site, "worker-0", job_id)
     network_of(site).cut(*links)
+    if writes:
+        let_write(writes)
     end = time.monotonic() + seconds
     other = submit_to_the_cut_off(site, corpus)
     assert other is not None or links == API_DATABASE, "whoever reaches the database takes jobs"
@@ -117,6 +123,7 @@ def test_hosts_that_do_not_reach_each_other_cost_time_only(
     measured.recoveries.append(time.monotonic() - started)
     measured.note = "on five hosts as well: network namespaces"
     if links == WORKER_DATABASE:
+        assert {one.key for one in held} & site.refused("worker-0"), "it wanted to write late, and was refused"
         assert rows_of(site, job_id, held) == taken, "what the one that was cut off wrote late was refused"
     # What the broker had handed out on connections that were then given up comes again after the visibility timeout.
     site.killed_workers += 2 if links == WORKERS_BROKER else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 
 from tests.acceptance.stack import Stack, jsonl, started
 
+from .clock import set_wrong, shim_in
 from .conftest import Measured
 from .databases import Postgresql
 from .oracle import Documents, expected
@@ -27,21 +27,15 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that puts a program's wall clock wrong, the one that SQLite reads in it included."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or sys.platform != "linux":
+    library = shim_in(tmp_path_factory.mktemp("clock"))
+    if library is None:
         pytest.skip("no C compiler, which the wrong clock is made with")
-    library = tmp_path_factory.mktemp("clock") / "clock.so"
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     return library
 
 
 def wrong_by(shim: Path, rig: Rig, name: str, hours: float) -> dict[str, str]:
     """Variables for a program whose clock is wrong; called again with the same name it is set while the program runs."""
-    offset = rig.folder / f"clock-{name}"
-    with offset.open("r+b" if offset.exists() else "wb") as file:
-        file.write(int(hours * 3600).to_bytes(8, "little", signed=True))
-    return {"LD_PRELOAD": str(shim), "FAULTS_CLOCK": str(offset)}
+    return set_wrong(shim, rig.folder / f"clock-{name}", hours * 3600)
 
 
 @pytest.mark.fault("F38")

@@ -17,6 +17,7 @@ from .link import Link
 from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
+from .test_workers import held_by, let_write, rows_of, wait_before_writing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -105,15 +106,14 @@ def test_a_worker_cut_off_from_the_database_for_longer_than_its_lease_writes_not
     rig: Rig, corpus: Documents, measured: Measured
 ) -> None:
     with database_link(rig) as (link, url):
-        rig.restart("worker-0", database_url=url)
-        rig.ready()
+        writes = wait_before_writing(rig, "worker-0", database_url=url)
 
         def act() -> str:
             job_id = rig.submit(corpus, delay_ms=10)
-            mine = until(
-                lambda: [one for one in rig.running(job_id) if holder(rig, one.owner)], what="it holds a shard"
-            )
+            until(writes.exists, what="it is about to write")
             link.cut = True
+            mine = held_by(rig, "worker-0", job_id)
+            let_write(writes)
             measured.recoveries.append(rig.recovery(job_id, mine))
             taken = {one.key for one in mine}
             until(
@@ -121,20 +121,17 @@ def test_a_worker_cut_off_from_the_database_for_longer_than_its_lease_writes_not
                 BOUND,
                 "done by others",
             )
-            before = [(one.attempt, one.owner) for one in rig.shards(job_id) if one.key in taken]
+            before = rows_of(rig, job_id, mine)
             link.cut = False
+            until(lambda: taken & rig.refused("worker-0"), BOUND, "it wanted to write late, and was refused")
             rig.await_ended(job_id)
             rig.ready()
-            assert [(one.attempt, one.owner) for one in rig.shards(job_id) if one.key in taken] == before
+            assert rows_of(rig, job_id, mine) == before
             return job_id
 
         job_id, measured.executions = rig.executions(act)
         measured.shards = len(rig.shards(job_id))
         rig.verify(job_id, corpus)
-
-
-def holder(rig: Rig, owner: str) -> bool:
-    return str(owner).rpartition(":")[2] in {str(child.pid) for child in rig.processes["worker-0"].children()}
 
 
 @pytest.mark.fault("F27")

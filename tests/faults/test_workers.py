@@ -6,7 +6,9 @@ import json
 import math
 import random
 import signal
+import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -156,6 +158,62 @@ def test_a_worker_that_was_given_up_and_comes_back_writes_nothing(
     rig.broker.client.delete("unacked", "unacked_index")
 
 
+@pytest.mark.fault("F28")
+@pytest.mark.parametrize("when", ["running", "done"])
+def test_a_write_that_comes_after_the_lease_is_refused_whether_the_successor_runs_or_has_ended(
+    rig: Rig, corpus: Documents, measured: Measured, when: str
+) -> None:
+    few = corpus[:50]
+    rig.corpus(few)
+    # The lease gives the other time enough before the watchdog, whose patience is two leases, ends the one that is stopped.
+    writes = wait_before_writing(rig, *rig.worker_names(), lease_seconds="8")
+
+    def act() -> str:
+        job_id = rig.submit(few, delay_ms=20)
+        until(writes.exists, what="a worker is about to write")
+        (zombie,) = [name for name in rig.worker_names() if held_by(rig, name, job_id)]
+        rig.freeze(zombie)
+        (mine,) = rig.running(job_id)
+        until(lambda: successor(rig, job_id, mine).state == when, BOUND, f"another's is {when}")
+        before = rows_of(rig, job_id, [mine])
+        let_write(writes)
+        rig.thaw(zombie)
+        until(lambda: mine.key in rig.refused(zombie), BOUND, "it wanted to write and was refused")
+        rig.await_ended(job_id)
+        (after,) = rows_of(rig, job_id, [mine])
+        assert after[:3] == (mine.key, mine.attempt + 1, before[0][2]), "the shard is the successor's"
+        assert when == "running" or [after] == before
+        return job_id
+
+    job_id, measured.executions = rig.executions(act)
+    measured.shards = len(rig.shards(job_id))
+    rig.verify(job_id, few)
+    assert measured.executions == 2 * measured.shards
+
+
+def wait_before_writing(rig: Rig, *names: str, **extra: str) -> Path:
+    """Start workers anew, with further settings, so that the first of them to write a shard waits before it does, when it
+    has looked for the last time whether the shard is its own. The file that is there while it waits."""
+    writes = rig.folder / f"once-{time.monotonic_ns()}"
+    rig.restart(*names, FAULTS_POINT="before_finish", FAULTS_ONCE=str(writes), **extra)
+    rig.ready()
+    return writes
+
+
+def let_write(writes: Path) -> None:
+    """Let the worker that waits go on."""
+    writes.with_name(f"{writes.name}-go").touch()
+
+
+def successor(rig: Rig, job_id: str, lost: Any) -> Any:
+    """The shard that somebody lost, once another has it."""
+    return until(
+        lambda: next((one for one in rig.shards(job_id) if one.key == lost.key and one.attempt > lost.attempt), None),
+        BOUND,
+        "another has the shard",
+    )
+
+
 def hold_frozen(rig: Rig, job_id: str) -> list[Any]:
     """Stop worker-0 while it holds shards; what it holds."""
     while True:
@@ -224,38 +282,46 @@ def test_a_child_killed_alone_is_replaced_by_its_parent(rig: Rig, corpus: Docume
 def test_random_kills_of_workers_lose_nothing(rig: Rig, corpus: Documents, measured: Measured, seed: int) -> None:
     chance = random.Random(seed)
     kills = 25
+    killed: list[str] = []
 
     def act() -> str:
         job_id = rig.submit(corpus, delay_ms=25)
-        for _ in range(kills):
-            name = chance.choice(rig.worker_names())
-            held = find_held(rig, name, job_id)
-            if not held:
-                break
-            if chance.random() < 0.5:
-                rig.kill(name)
-                rig.start(name)
-            else:
-                kill_holder(held)
+        for number in range(1, kills + 1):
+            # By progress: were each to follow on the last, one shard would be lost until its documents are blamed.
+            rig.await_done(job_id, number / (kills + 2))
+            name, _ = kill_one_that_holds(rig, job_id, chance, alone=chance.random() < 0.5)
+            rig.start(name)
+            killed.append(name)
         rig.await_ended(job_id, 300)
         return job_id
 
     job_id, measured.executions = rig.executions(act)
     measured.shards = len(corpus) // 50
     rig.verify(job_id, corpus)
+    assert len(killed) == kills
     assert measured.executions <= measured.shards + 2 * kills
-    measured.note = f"{kills} kills for each seed"
+    measured.note = f"{kills} kills of one that held shards, for each seed"
 
 
-def find_held(rig: Rig, name: str, job_id: str) -> list[Any]:
-    """What the worker holds, once it holds something; nothing where the job has ended meanwhile."""
+def kill_one_that_holds(rig: Rig, job_id: str, chance: random.Random, *, alone: bool = False) -> tuple[str, list[Any]]:
+    """SIGKILL a worker in mid-job, its child `alone` or all of it, by chance one of those that hold shards of the job; its
+    name and what it held when it was dead."""
 
-    def look() -> tuple[bool, list[Any]]:
+    def holders() -> list[str]:
+        assert rig.left(job_id), "the job is under way"
+        return [name for name in rig.worker_names() if held_by(rig, name, job_id)]
+
+    while True:
+        name = chance.choice(until(holders, BOUND, "a worker holds a shard"))
         held = held_by(rig, name, job_id)
-        return bool(held) or not any(one.state in ("pending", "running") for one in rig.shards(job_id)), held
-
-    until(lambda: look()[0], 120, f"{name} holds a shard")
-    return look()[1]
+        owners = {one.owner for one in held}
+        if not held:
+            continue
+        kill_holder(held) if alone else rig.kill(name)
+        # One that had saved its last shard just before lost nothing and does not count.
+        if lost := [one for one in rig.running(job_id) if one.owner in owners]:
+            return name, lost
+        rig.start(name)
 
 
 @pytest.mark.slow

@@ -1,0 +1,335 @@
+"""Everything that may happen to a rig in mid-job: each kind of fault, over when its method returns or once a supervisor has
+started what died of it.
+
+Knows how to injure, and what was asked of the small jobs that it submits beside. Must not judge: `test_soak` does, by the
+oracle.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.acceptance.stack import jsonl
+
+from .clock import set_wrong
+from .databases import away
+from .link import Link
+from .messages import rewritten
+from .oracle import Documents
+from .processes import until
+from .rig import BOUND, Rig
+from .test_limits import fill, small_disk
+
+#: Faults by what they are called.
+Kinds = dict[str, Callable[[], None]]
+#: A day: what is left of an upload is removed when it is an hour old, by clocks that are wrong by minutes here.
+_OLD_SECONDS = 86_400
+
+
+@dataclass(slots=True, kw_only=True)
+class Trouble:
+    """What may happen to `rig`, by `chance`.
+
+    `broker` is the link between its programs and the broker, `database` the one to PostgreSQL; `shim` puts their clocks
+    wrong. Where one is None, the faults that need it are left out. `few` are the documents of the jobs beside; `asked` says
+    what was asked of them: `cancel` or `delete`.
+    """
+
+    rig: Rig
+    chance: random.Random
+    few: Documents
+    broker: Link
+    database: Link | None = None
+    shim: Path | None = None
+    asked: dict[str, str] = field(default_factory=dict)
+    _heard: list[bytes] = field(default_factory=list)
+    _wrong: int = 0
+    _tokens: int = 0
+
+    def kinds(self) -> Kinds:
+        """Every kind that this machine and database can have, by name."""
+        found: Kinds = {
+            "SIGKILL a worker": lambda: restart(self.rig, self._worker()),
+            "SIGKILL a worker's children": lambda: kill_children(self.rig, self._worker()),
+            "SIGKILL a worker at a commit": self.die_at_a_commit,
+            "SIGTERM a worker": lambda: drain(self.rig, self._worker()),
+            "SIGTERM all, one after the other": lambda: drain(self.rig, *self.rig.worker_names(), "sweep-0", "api"),
+            "SIGSTOP a worker": self.stop_a_worker,
+            "SIGKILL the sweeper": lambda: restart(self.rig, "sweep-0"),
+            "SIGKILL the API": lambda: restart(self.rig, "api"),
+            "SIGKILL the API in an upload": self.cut_off_an_upload,
+            "SIGKILL the API at a job's commit": self.cut_off_a_submission,
+            "SIGKILL the broker": lambda: lose_broker(self.rig, persistent=self.chance.random() < 0.5),
+            "FLUSHALL": lambda: empty_broker(self.rig),
+            "SIGSTOP the broker": self.stop_the_broker,
+            "broker full": self.fill_the_broker,
+            "broker out of reach": lambda: self._cut(self.broker),
+            "messages repeated": self.repeat_messages,
+            "database away": self.lose_the_database,
+            "SIGKILL everything": lambda: everything(self.rig),
+            "cancel": self.cancel_beside,
+            "pause and resume": self.pause_beside,
+            "delete": self.delete_beside,
+        }
+        if self.database is not None:
+            far = self.database
+            found["database out of reach"] = lambda: self._cut(far)
+            found["database connections cut, replies to COMMIT lost"] = lambda: self.lose_commits(far)
+        if self.shim is not None:
+            found["clocks set"] = self.set_clocks
+        if _may_mount(self.rig.data_dir / "uploads"):
+            found["disk of uploads full"] = self.fill_the_uploads
+        return found
+
+    # -- processes
+
+    def die_at_a_commit(self) -> None:
+        name, point = self._worker(), self.chance.choice(["before_commit", "after_commit"])
+        self._tokens += 1
+        self.rig.restart(name, FAULTS_POINT=point, FAULTS_ONCE=str(self.rig.folder / f"once-{self._tokens}"))
+        with suppress(subprocess.TimeoutExpired):  # the other one may have run what was left
+            self.rig.processes[name].wait(30)
+        restart(self.rig, name)
+
+    def stop_a_worker(self) -> None:
+        """For less than its lease, more than it, or so long that its watchdog ends it."""
+        name = self._worker()
+        self.rig.freeze(name)
+        wait(self.chance.uniform(1.0, 12.0))
+        self.rig.thaw(name)
+
+    def cut_off_an_upload(self) -> None:
+        body = jsonl(self.few)
+        before = self.rig.temporary_files()
+        with socket.create_connection(("127.0.0.1", self.rig.port)) as connection:
+            connection.sendall(
+                b"POST /api/v1/corpora HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body)
+            )
+            connection.sendall(body[: len(body) // 2])
+            until(lambda: self.rig.temporary_files() != before, what="half of the upload is on the disk")
+            self.rig.kill("api")
+        self.rig.start("api")
+
+    def cut_off_a_submission(self) -> None:
+        """The job is committed, and nobody knows of it."""
+        self.rig.restart("api", FAULTS_POINT=self.chance.choice(["before_ring", "after_ring"]))
+        until(self.rig.answers, 2 * BOUND, "the API answers")
+        with suppress(httpx2.HTTPError):
+            self.rig.request("POST", "/jobs", json=self._beside())
+        restart(self.rig, "api")
+
+    def tidy(self) -> None:
+        """Let a sweeper find what the cut-off uploads left, as if they were old by now."""
+        for path in (self.rig.data_dir / "uploads").iterdir():
+            os.utime(path, (time.time() - _OLD_SECONDS,) * 2)
+        restart(self.rig, "sweep-0")
+        until(lambda: not self.rig.temporary_files(), BOUND, "what is left of uploads is removed")
+
+    # -- broker
+
+    def stop_the_broker(self) -> None:
+        self.rig.broker.process.signal(signal.SIGSTOP)
+        wait(self.chance.uniform(2.0, 10.0))
+        self.rig.broker.process.signal(signal.SIGCONT)
+        self._forget_messages_in_hand()
+
+    def fill_the_broker(self) -> None:
+        self.rig.broker.client.config_set("maxmemory", "1")
+        wait(self.chance.uniform(1.0, 5.0))
+        self.rig.broker.client.config_set("maxmemory", "0")
+        self._forget_messages_in_hand()
+
+    def repeat_messages(self) -> None:
+        """Every message that waits three times more, last ones first; those of before once more; and some of no shard."""
+        waiting = self.rig.broker.messages()
+        unknown = [rewritten(one, [10**9 + number]) for number, one in enumerate(waiting[:5])]
+        self.rig.broker.push(*reversed(waiting), *waiting, *unknown, *self._heard, *waiting)
+        self._heard = waiting
+
+    # -- database, network, machine
+
+    def lose_the_database(self) -> None:
+        with away(self.rig.database):
+            wait(self.chance.uniform(0.5, 8.0))
+
+    def lose_commits(self, link: Link) -> None:
+        link.commits = 0.3
+        for _ in range(3):
+            self.rig.database.query(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            wait(1.0)
+        link.commits = 0.0
+
+    def set_clocks(self) -> None:
+        """Those of all programs: with SQLite, every lease has then run out, or runs for longer."""
+        assert self.shim is not None
+        self._wrong += self.chance.choice([-10, 30])
+        set_wrong(self.shim, self.rig.folder / "clock", self._wrong)
+
+    def fill_the_uploads(self) -> None:
+        until(self.rig.answers, 2 * BOUND, "the API answers")
+        body = jsonl([{"id": "long", "text": "x" * 2_000_000}])
+        with small_disk(self.rig.data_dir / "uploads", 1):
+            ballast = fill(self.rig.data_dir / "uploads")
+            refused = self.rig.http.post(
+                "/api/v1/corpora", content=body, headers={"Content-Type": "application/x-ndjson"}
+            )
+            ballast.unlink()
+            assert refused.status_code == 507, refused.text
+            assert self.rig.temporary_files() == []
+
+    # -- jobs beside
+
+    def cancel_beside(self) -> None:
+        job_id = self._submit()
+        assert self.ask("POST", f"/jobs/{job_id}/cancel").status_code == 202
+        self.asked[job_id] = "cancel"
+
+    def pause_beside(self) -> None:
+        job_id = self._submit()
+        assert self.ask("POST", f"/jobs/{job_id}/pause").status_code == 202
+        until(lambda: self.ask("GET", f"/jobs/{job_id}").json()["status"] == "paused", BOUND, "the job is paused")
+        stood = self.rig.done(job_id)
+        restart(self.rig, self._worker())
+        wait(2.0)
+        assert self.rig.done(job_id) == stood, "nothing of it was run"
+        assert self.ask("POST", f"/jobs/{job_id}/resume").status_code == 202
+
+    def delete_beside(self) -> None:
+        job_id = self._submit()
+        # Asked again after an answer that was lost, it is not there any more.
+        assert self.ask("DELETE", f"/jobs/{job_id}").status_code in (204, 404)
+        self.asked[job_id] = "delete"
+
+    def _submit(self) -> str:
+        """A job beside, under way."""
+        response = self.ask("POST", "/jobs", json=self._beside())
+        assert response.status_code == 202, response.text
+        job_id = str(response.json()["id"])
+
+        def begun() -> bool:
+            self.supervise()
+            return self.rig.done(job_id) > 0
+
+        until(begun, 3 * BOUND, f"{job_id} is under way")
+        return job_id
+
+    def _beside(self) -> dict[str, Any]:
+        corpus = self.rig.corpus(self.few)
+        return {"task": "classification", "model": "echo", "corpus": corpus, "params": {"delay_ms": 20}}
+
+    # -- what helps
+
+    def ask(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+        """What the API answers once it can be reached and can do it."""
+
+        def answer() -> httpx2.Response | None:
+            self.supervise()
+            with suppress(httpx2.HTTPError):
+                response = self.rig.request(method, path, **arguments)
+                return None if response.status_code == 503 else response
+            return None
+
+        found = until(answer, 3 * BOUND, f"an answer to {method} {path}")
+        assert found is not None
+        return found
+
+    def supervise(self) -> None:
+        """Start what has ended by itself, as its supervisor would: a worker's parent does so when its helper that keeps
+        account of semaphores is killed."""
+        self.rig.start_all(*self.rig.names())
+
+    def _worker(self) -> str:
+        return self.chance.choice(self.rig.worker_names())
+
+    def _cut(self, link: Link) -> None:
+        with cut(link):
+            wait(self.chance.uniform(2.0, 12.0))
+        self._forget_messages_in_hand()
+
+    def _forget_messages_in_hand(self) -> None:
+        """What the broker had handed out on connections that were then given up comes again after hours."""
+        self.rig.killed_workers += len(self.rig.worker_names())
+
+
+@contextmanager
+def cut(link: Link) -> Iterator[None]:
+    """Nothing passes the link for the length of the block."""
+    link.cut = True
+    try:
+        yield
+    finally:
+        link.cut = False
+
+
+def wait(seconds: float) -> None:
+    """Let what has been done have its effect."""
+    end = time.monotonic() + seconds
+    until(lambda: time.monotonic() > end)
+
+
+def restart(rig: Rig, name: str) -> None:
+    """SIGKILL a program and start it again."""
+    rig.kill(name)
+    rig.start(name)
+
+
+def kill_children(rig: Rig, name: str) -> None:
+    """SIGKILL every process below a worker's parent."""
+    for child in rig.processes[name].children():
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def drain(rig: Rig, *names: str) -> None:
+    """SIGTERM programs and start each again, one after the other."""
+    for name in names:
+        rig.stop(name)
+        rig.start(name)
+
+
+def lose_broker(rig: Rig, *, persistent: bool) -> None:
+    """SIGKILL the broker and start it again, with its log or empty."""
+    rig.broker.process.kill()
+    rig.killed_workers += len(rig.worker_names())
+    rig.broker.start(persistent=persistent)
+
+
+def empty_broker(rig: Rig) -> None:
+    """Nothing has been rung for."""
+    rig.broker.client.flushall()
+
+
+def everything(rig: Rig) -> None:
+    """SIGKILL every process there is, and start them all."""
+    rig.kill(*rig.names())
+    rig.broker.process.kill()
+    rig.database.down()
+    rig.database.up()
+    rig.broker.start()
+    rig.start_all(*rig.names())
+
+
+def _may_mount(folder: Path) -> bool:
+    try:
+        with small_disk(folder, 1):
+            return True
+    except pytest.skip.Exception:
+        return False
