@@ -113,6 +113,7 @@ class Trouble:
         self.rig.thaw(name)
 
     def cut_off_an_upload(self) -> None:
+        until(self.rig.answers, 2 * BOUND, "the API answers")
         body = jsonl(self.few)
         before = self.rig.temporary_files()
         with socket.create_connection(("127.0.0.1", self.rig.port)) as connection:
