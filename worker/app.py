@@ -22,6 +22,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from broker.doorbell import Doorbell
 from broker.settings import celery_settings
 from corpusmill import logs
+from corpusmill.errors import BrokerUnavailable, InvalidSettings
 from corpusmill.settings import Settings, environ_of
 from db.engine import create_engine
 from worker.watch import Watch
@@ -34,7 +35,11 @@ DRAIN = "_CORPUSMILL_WORKER_DRAIN"
 
 
 def main(settings: Settings) -> None:
-    """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return."""
+    """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return.
+
+    Raises InvalidSettings where the broker may throw the queue away.
+    """
+    refuse_eviction(settings)
     os.environ.update(environ_of(settings))
     with tempfile.TemporaryDirectory(prefix="corpusmill-worker-") as folder:
         drain = Path(folder) / "drain"
@@ -67,3 +72,19 @@ def main(settings: Settings) -> None:
         alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
         # Quiet: without the banner, which is longer than all that a day's log says otherwise.
         app.worker_main(["--quiet", "worker", "--hostname", name, "--loglevel", "WARNING", *alone])
+
+
+def refuse_eviction(settings: Settings) -> None:
+    """Raise InvalidSettings where the broker, short of memory, evicts keys that never expire: the queue is one. One that
+    does not answer now is waited for, and one that may not be asked is the operator's business, as `doctor` says."""
+    doorbell = Doorbell(settings)
+    try:
+        policy = doorbell.policy()["maxmemory-policy"] or ""
+    except BrokerUnavailable:
+        return
+    finally:
+        doorbell.close()
+    if policy.startswith("allkeys-"):
+        raise InvalidSettings(
+            f"The broker's maxmemory-policy is {policy}, with which it may throw the queue away: it must be noeviction."
+        )
