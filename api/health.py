@@ -70,7 +70,7 @@ def _checks(here: State) -> dict[str, str]:
         here.doorbell.ping()
     except BrokerUnavailable as error:
         log.warning("not ready", why=str(error))
-        checks["broker"] = "cannot write to its disk" if isinstance(error, BrokerFull) else "does not answer"
+        checks["broker"] = error.why if isinstance(error, BrokerFull) else "does not answer"
     if no_room := full(here.settings):
         checks["disk"] = f"is full: {', '.join(no_room)}"
     return checks

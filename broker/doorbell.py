@@ -76,9 +76,13 @@ class Doorbell:
             return int(self._line().client.llen(SHARD_QUEUE))
 
     def ping(self) -> None:
-        """Return if the broker answers."""
+        """Return if the broker answers and has room for messages."""
+        client = self._line().client
         with self._translated():
-            self._line().client.ping()
+            client.ping()
+            most, used = _memory(client)
+            if 0 < most <= used:
+                raise redis.OutOfMemoryError(f"{used:,} of {most:,} bytes are used")
 
     def policy(self) -> dict[str, str | None]:
         """`version`, `maxmemory-policy` and `appendonly`; None for what this user may not ask."""
@@ -131,11 +135,30 @@ class Doorbell:
             yield
         except _FAULTS as error:
             cause = error.__cause__ or error
-            if isinstance(cause, redis.ResponseError) and str(cause).startswith("MISCONF"):
+            if why := _lacking(cause):
                 raise BrokerFull(
-                    f"The broker at {_shown(self._conf)} cannot write to its disk, and takes nothing until it can: {cause}"
+                    f"The broker at {_shown(self._conf)} {why}, and takes nothing meanwhile: {cause}", why=why
                 ) from error
             raise BrokerUnavailable(f"The broker at {_shown(self._conf)} did not answer: {cause}") from error
+
+
+def _lacking(cause: BaseException) -> str | None:
+    """Why a broker that answers takes nothing; None where it is for another reason."""
+    if isinstance(cause, redis.OutOfMemoryError):
+        return "has no memory left (maxmemory)"
+    if isinstance(cause, redis.ResponseError) and str(cause).startswith("MISCONF"):
+        return "cannot write to its disk"
+    return None
+
+
+def _memory(client: redis.Redis) -> tuple[int, int]:
+    """The most bytes that it takes and those that it has, where it would refuse more; 0 for no bound."""
+    try:
+        found: dict[str, Any] = client.info("memory")
+    except redis.ResponseError:  # a hosted broker may forbid INFO
+        return 0, 0
+    bounded = found.get("maxmemory_policy") == "noeviction"
+    return int(found.get("maxmemory", 0)) if bounded else 0, int(found.get("used_memory", 0))
 
 
 def _setting(client: redis.Redis, name: str) -> str | None:

@@ -150,7 +150,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding(check="broker", state="fault", found=str(error), mend="Correct CORPUSMILL_BROKER_URL.")
         return
     except BrokerFull as error:
-        yield Finding(check="broker", state="fault", found=str(error), mend="Free space there; it goes on by itself.")
+        yield Finding(check="broker", state="fault", found=str(error), mend="Give it room; it goes on by itself.")
         return
     except BrokerUnavailable as error:
         if settings.broker_url:

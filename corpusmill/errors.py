@@ -153,7 +153,11 @@ class BrokerUnavailable(CorpusmillError):
 
 
 class BrokerFull(BrokerUnavailable):
-    """The broker answers, and takes nothing: it cannot write to its disk."""
+    """The broker answers, and takes nothing: it cannot write to its disk, or has no memory left. `why` says which."""
+
+    def __init__(self, message: str, *, why: str) -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class PlaceUnavailable(CorpusmillError):

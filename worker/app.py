@@ -24,6 +24,7 @@ from celery.signals import setup_logging, worker_ready, worker_shutting_down
 from broker.doorbell import Doorbell
 from broker.settings import celery_settings
 from corpusmill import logs
+from corpusmill.errors import BrokerUnavailable, InvalidSettings
 from corpusmill.settings import Settings, environ_of
 from db.engine import create_engine
 from worker.ending import Ending
@@ -43,7 +44,11 @@ def sign_of(drain: Path) -> Path:
 
 def main(settings: Settings) -> None:
     """Listen for doorbells until SIGTERM, then finish the batch in hand, give back what is not done, and return; where the
-    batch does not end, the process does without it."""
+    batch does not end, the process does without it.
+
+    Raises InvalidSettings where the broker may throw the queue away.
+    """
+    refuse_eviction(settings)
     os.environ.update(environ_of(settings))
     with tempfile.TemporaryDirectory(prefix="corpusmill-worker-") as folder:
         drain = Path(folder) / "drain"
@@ -91,3 +96,19 @@ def main(settings: Settings) -> None:
 
 def _children() -> list[int]:
     return [child.pid for child in active_children() if child.pid is not None]
+
+
+def refuse_eviction(settings: Settings) -> None:
+    """Raise InvalidSettings where the broker, short of memory, evicts keys that never expire: the queue is one. One that
+    does not answer now is waited for, and one that may not be asked is the operator's business, as `doctor` says."""
+    doorbell = Doorbell(settings)
+    try:
+        policy = doorbell.policy()["maxmemory-policy"] or ""
+    except BrokerUnavailable:
+        return
+    finally:
+        doorbell.close()
+    if policy.startswith("allkeys-"):
+        raise InvalidSettings(
+            f"The broker's maxmemory-policy is {policy}, with which it may throw the queue away: it must be noeviction."
+        )

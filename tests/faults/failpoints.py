@@ -13,6 +13,7 @@ FAULTS_DEAF     seconds after which a worker that hears nothing ends itself, in 
 FAULTS_ONCE     a file that the first to die or wait makes: whoever finds it goes on
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
                 as its first and last position
+FAULTS_BUSY     a worker waits 50 ms for SQLite's lock and no longer; a file that gets a letter each time in vain
 FAULTS_BATCH    the batch size from which the device runs out of memory
 
 A document whose text holds one of the words below does what they say to the process that runs it, and so does a model of
@@ -111,6 +112,8 @@ def in_worker() -> None:
     shards.finish = finishing
     runner.transact = transacting
     runner.Runner.save = saving
+    if (met := os.environ.get("FAULTS_BUSY")) is not None:
+        _lose_patience(Path(met))
     engine: Any = worker.engines.echo.EchoEngine
     engine.run = _poisoned(engine.run)
     cache: Any = worker.models.cache
@@ -122,6 +125,25 @@ def in_worker() -> None:
         return load(info, *args, **kwargs)
 
     cache.load_engine = loading
+
+
+def _lose_patience(met: Path) -> None:
+    import sqlalchemy
+
+    product: Any = import_module("db.engine")
+    prepare = product._prepare_sqlite
+
+    def preparing(connection: Any, record: Any) -> None:
+        prepare(connection, record)
+        connection.execute("PRAGMA busy_timeout=50")
+
+    def note(context: Any) -> None:
+        if "locked" in str(context.original_exception):
+            with met.open("a", encoding="ascii") as file:
+                file.write(".")
+
+    product._prepare_sqlite = preparing
+    sqlalchemy.event.listen(sqlalchemy.Engine, "handle_error", note)
 
 
 def _poisoned(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:

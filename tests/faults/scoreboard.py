@@ -38,7 +38,7 @@ FAULTS = {
     "F19": "broker that may evict (`allkeys-lru`)",
     "F20": "database away for several leases (PostgreSQL: SIGKILL; SQLite: locked)",
     "F21": "database connections cut again and again; the reply to COMMIT lost",
-    "F22": "lock contention: 6 workers on one database",
+    "F22": "lock contention: 8 workers on one database (SQLite: 50 ms of patience)",
     "F23": "disk full under the database",
     "F24": "disk full under uploads, and under the broker's log",
     "F25": "network partition between workers and broker, 60 and 120 s",
@@ -64,7 +64,7 @@ FAULTS = {
     "F45": "messages of another version in the queue",
     "F46": "webhook receiver down, slow or wrong",
     "F47": "a reader of results and exports that breaks off and resumes",
-    "F48": "file descriptors exhausted (`ulimit -n`)",
+    "F48": "no file descriptors left, in a worker and in the API; a worker that cannot fork",
     "F49": "SIGKILL everything, database and broker included",
     "F50": "SIGKILL `corpusmill up`; a second start on its directory",
     "F51": "an older backup of the database restored under a newer broker",
@@ -192,9 +192,10 @@ Written by `make faults` (`python -m tests.faults`); do not edit. {when}, code `
 Each fault is injected into the real processes (gunicorn, Celery workers, sweeper, Valkey, and SQLite or PostgreSQL) at a
 moment that the database shows, while a job of the echo model is under way. Whatever the fault, one oracle judges: exactly
 one result for each document; SHA-256 over (position, output) as computed from the texts alone; metrics equal to those of
-an undisturbed run, but for those of speed; the job ended, no shard held, no temporary file, the queue drained; no answer of
-the API above 499 but 503; recovery within a minute. Leases last 5 seconds and sweeps are half a second apart, so that faults
-take seconds; with the defaults (30 and 5) a dead worker's shards run again after up to 35 seconds.
+an undisturbed run, but for those of speed (where documents must fail, of a run over the others); the job ended, no shard
+held, no temporary file, the queue drained; no answer of the API above 499 but 503; recovery within a minute. Leases last 5
+seconds and sweeps are half a second apart, so that faults take seconds; with the defaults (30 and 5) a dead worker's shards
+run again after up to 35 seconds.
 
 {score} faults passed ({passed} of {runs} runs). {whole} *Passed, after n failures*: the same code failed before, as often as
 that. *Recovery* is the median of seconds from the end of the fault (or from the kill) until every shard that it held runs

@@ -25,10 +25,11 @@ pytestmark = pytest.mark.timeout(300)
 def test_an_upload_cut_off_by_a_dead_api_leaves_nothing(rig: Rig, corpus: Documents, measured: Measured) -> None:
     body = jsonl(corpus)
     before = corpora(rig)
+    key = f"f9-{time.time_ns()}"
     with socket.create_connection(("127.0.0.1", rig.port)) as connection:
         connection.sendall(
             b"POST /api/v1/corpora HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(body)
+            b"Idempotency-Key: %s\r\nContent-Length: %d\r\n\r\n" % (key.encode(), len(body))
         )
         connection.sendall(body[: len(body) // 2])
         until(rig.temporary_files, what="half of the upload is on the disk")
@@ -44,8 +45,14 @@ def test_an_upload_cut_off_by_a_dead_api_leaves_nothing(rig: Rig, corpus: Docume
         os.utime(path, (an_hour_ago, an_hour_ago))
     rig.restart("sweep-0")
     until(lambda: not rig.temporary_files(), BOUND, "the orphan is removed")
-    again = rig.upload(corpus)
-    job_id = rig.submit(corpus, corpus=again)
+    headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": key}
+    uploads = [rig.request("POST", "/corpora", content=body, headers=headers).json()["id"] for _ in range(2)]
+    assert len(set(uploads)) == 1, "the key is the first upload's that was whole"
+    asked = {"task": "classification", "model": "echo", "corpus": uploads[0]}
+    jobs = [rig.request("POST", "/jobs", json=asked, headers={"Idempotency-Key": f"{key}-job"}) for _ in range(2)]
+    assert [answer.status_code for answer in jobs] == [202, 202]
+    job_id, other = (str(answer.json()["id"]) for answer in jobs)
+    assert job_id == other, "one job"
     rig.await_ended(job_id)
     rig.verify(job_id, corpus)
     assert len(corpora(rig)) == len(before) + 1

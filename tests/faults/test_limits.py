@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import resource
 import shutil
 import subprocess
@@ -12,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx2
+import pyarrow.parquet
 import pytest
 
 from tests.acceptance.stack import jsonl
@@ -21,6 +25,7 @@ from .failpoints import DEADLY, DEVICE, EATS, OOM
 from .oracle import Documents, documents
 from .processes import ROOT, until
 from .rig import BOUND, Rig
+from .test_workers import held_by, kill_holder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -36,8 +41,8 @@ def test_a_document_that_does_not_fit_the_device_fails_alone(rig: Rig, corpus: D
     before = len(rig.ran())
     job_id = rig.submit(heavy)
     rig.await_ended(job_id)
-    rig.verify(job_id, heavy, failed=dict.fromkeys((0, 77, 199), "out_of_memory"))
     measured.executions, measured.shards = len(rig.ran()) - before, len(rig.shards(job_id))
+    rig.verify(job_id, heavy, failed=dict.fromkeys((0, 77, 199), "out_of_memory"))
     assert measured.executions == measured.shards
     assert sum(one.losses for one in rig.shards(job_id)) == 0
 
@@ -97,21 +102,90 @@ def test_a_worker_without_file_descriptors_recovers_and_blames_no_document(
     rig.kill("worker-1")
     job_id = rig.submit(corpus, delay_ms=3)
     rig.await_done(job_id, 0.2)
-    pids = [child.pid for child in rig.processes["worker-0"].children()]
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
-    for pid in pids:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[pid][1]))
     log = rig.folder / "worker-0.log"
-    until(lambda: "Too many open files" in log.read_text(errors="replace"), BOUND, "it cannot open a file")
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
+    with limited_files([child.pid for child in rig.processes["worker-0"].children()]):
+        until(lambda: "Too many open files" in log.read_text(errors="replace"), BOUND, "it cannot open a file")
     measured.recoveries.append(rig.recovery(job_id, rig.running(job_id)))
     rig.await_ended(job_id)
     rig.verify(job_id, corpus)
     measured.shards = len(rig.shards(job_id))
     # Celery opens files as well, and its process may end for want of them: once, which is charged to what it ran.
     assert max(one.losses for one in rig.shards(job_id)) <= 1, "the machine's want is not charged again and again"
+
+
+@pytest.mark.fault("F48")
+def test_an_api_without_file_descriptors_answers_again_when_it_has_some(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    job_id = rig.submit(corpus, delay_ms=10)
+    rig.await_done(job_id, 0.1)
+    before = rig.done(job_id)
+    log = rig.folder / "api.log"
+    said = log.read_text(errors="replace").count("Too many open files")
+    with limited_files([rig.processes["api"].pid, *(one.pid for one in rig.processes["api"].children())]):
+        with suppress(httpx2.HTTPError):
+            assert httpx2.get(f"{rig.http.base_url}/readyz", timeout=5).status_code == 503
+        until(lambda: log.read_text(errors="replace").count("Too many open files") > said, BOUND, "it cannot accept")
+        until(lambda: rig.done(job_id) > before, BOUND, "the workers go on meanwhile")
+    started = time.monotonic()
+    until(lambda: rig.start("api") and rig.answers(), BOUND, "the API answers")  # its supervisor starts it, if it ended
+    measured.recoveries.append(time.monotonic() - started)
+    rig.await_ended(job_id)
+    rig.verify(job_id, corpus)
+
+
+_PIDS = Path("/sys/fs/cgroup/pids")
+
+
+@pytest.mark.fault("F48")
+def test_a_worker_that_cannot_fork_is_replaced_and_loses_nothing(
+    rig: Rig, corpus: Documents, measured: Measured
+) -> None:
+    group = _PIDS / f"corpusmill-faults-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text("0")
+    except OSError as error:
+        pytest.skip(f"no control group of processes can be made here ({error.strerror})")
+    try:
+        job_id = rig.submit(corpus, delay_ms=10)
+        held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+        (group / "cgroup.procs").write_text(str(rig.processes["worker-0"].pid))
+        before = (rig.folder / "worker-0.log").read_text(errors="replace").count("Resource temporarily unavailable")
+        kill_holder(held)
+        until(
+            lambda: (
+                (rig.folder / "worker-0.log").read_text(errors="replace").count("Resource temporarily unavailable")
+                > before
+            ),
+            BOUND,
+            "it cannot start another child",
+        )
+        (group / "pids.max").write_text("max")
+        rig.start("worker-0")  # as its supervisor does, where it has ended
+        measured.recoveries.append(rig.recovery(job_id, held))
+        rig.await_ended(job_id)
+        rig.ready()
+        rig.killed_workers += 1
+        rig.verify(job_id, corpus)
+    finally:
+        rig.kill("worker-0")
+        with suppress(OSError):
+            group.rmdir()
+
+
+@contextmanager
+def limited_files(pids: list[int]) -> Iterator[None]:
+    """These processes may open no further file."""
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
+    try:
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[pid][1]))
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
 
 
 @contextmanager
@@ -216,6 +290,8 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
         try:
             rig.up()
             rig.baseline(corpus)
+            ready = rig.submit(corpus)
+            rig.await_ended(ready)
             body = jsonl([{"id": "long", "text": "x" * 9_000_000}])
             headers = {"Content-Type": "application/x-ndjson"}
             refused = rig.http.post("/api/v1/corpora", content=body, headers=headers)
@@ -233,6 +309,10 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
             until(rig.answers, BOUND, "Valkey answers, and the API says so")
             ballast = fill(rig.data_dir / "uploads")
             says_that_it_is_full(rig, "uploads")
+            for format in ("jsonl", "csv", "parquet"):  # which need no disk
+                exported = rig.request("GET", f"/jobs/{ready}/export", params={"format": format})
+                assert exported.status_code == 200
+                assert rows_in(format, exported.content) == len(corpus)
             ballast.unlink()
             assert rig.answers()
             rig.start("worker-0")
@@ -244,6 +324,13 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
             rig.verify(other, corpus)
         finally:
             rig.scrap()
+
+
+def rows_in(format: str, content: bytes) -> int:
+    """Documents in an exported file."""
+    if format == "parquet":
+        return int(pyarrow.parquet.ParquetFile(io.BytesIO(content)).metadata.num_rows)
+    return len(content.splitlines()) - (format == "csv")
 
 
 @pytest.mark.fault("F35")
