@@ -83,6 +83,11 @@ def get(connection: Connection, corpus_id: str) -> Corpus:
     return _corpus(row)
 
 
+def exists(connection: Connection, corpus_id: str) -> bool:
+    """Whether the corpus has not been deleted."""
+    return connection.scalar(select(corpora.c.key).where(corpora.c.id == corpus_id)) is not None
+
+
 def page(connection: Connection, *, before: int | None, limit: int) -> list[Corpus]:
     """Up to `limit` corpora, newest first, older than the key `before`; corpora of inline documents are not listed."""
     query = select(*_COLUMNS).where(~corpora.c.inline).order_by(corpora.c.key.desc()).limit(limit)

@@ -22,7 +22,7 @@ from corpusmill.errors import Conflict, CorpusmillError, DatabaseUnavailable, St
 from corpusmill.settings import Settings, environ_of, settings_from
 from db import corpora, planning
 from db.corpora import Corpus, store_directory, upload_path
-from db.engine import Engine, create_engine, transact
+from db.engine import Engine, create_engine, reading, transact
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +115,9 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
             "fields": list(summary.fields), "error": empty,
         }  # fmt: skip
     transact(database, lambda connection: corpora.finish(connection, corpus.id, owner=owner, **outcome), patience=120.0)
+    with reading(database) as connection:
+        if not corpora.exists(connection, corpus.id):  # deleted while it was read, with what was there by then
+            remove_store(target)
 
 
 def _reason(code: str, message: str) -> dict[str, str]:

@@ -268,6 +268,7 @@ class Sweeper:
                     connection, seconds=self.settings.reuse_days * 86_400, part=part
                 ),
             )
+        transact(self.database, reuse.forget_empty_scopes)  # a scope says the parameters of a job, prompts among them
 
     def _forget_runs(self) -> None:
         """Runs that ended long ago, but for those with which the next reports compare."""

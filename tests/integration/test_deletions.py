@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import select, update
+from sqlalchemy import inspect, select, update
+from typer.testing import CliRunner
 
+from cli.commands import app
+from corpora import ingest as read_upload
 from corpusmill.settings import Settings
-from db import files
+from corpusmill.texts import text_hash
+from db import files, ingest
 from db.engine import Engine, reading
 from db.tables import idempotency, jobs
+from db.workers import Description
 from tests.integration.test_races import Bell
+from tests.integration.test_references import Echo
+from worker.heartbeat import Heartbeat
+from worker.runner import Runner
+from worker.serving import serve
 from worker.sweep import Sweeper
 
 
@@ -122,3 +134,112 @@ def test_what_was_deleted_while_somebody_read_leaves_the_disk_at_a_later_sweep(
         assert traces(), "whoever reads sees what was there"
     sweeper.sweep()
     assert traces() == []
+
+
+def test_a_corpus_that_is_deleted_while_it_is_read_leaves_no_file(
+    http: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deleted_meanwhile(upload: Path, kind: Any, options: Any, target: Path) -> Any:
+        kept = upload.with_name("opened")  # the reader has it open, and reads on
+        upload.rename(kept)
+        assert http.delete(f"/api/v1/corpora/{target.name}").status_code == 204
+        summary = read_upload(kept, kind, options, target)
+        kept.unlink()
+        return summary
+
+    monkeypatch.setattr(ingest, "ingest", deleted_meanwhile)
+    body = b'{"text": "a"}\n'
+    assert http.post("/api/v1/corpora", data=body, content_type="application/x-ndjson").status_code == 404
+    assert [path for folder in ("corpora", "uploads") for path in (tmp_path / folder).iterdir()] == []
+
+
+def tables_with(database: Engine, *words: bytes) -> set[str]:
+    """The tables that hold any of the words in any column of any row."""
+    found = set()
+    with reading(database) as connection:
+        for name in inspect(connection).get_table_names():
+            for row in connection.exec_driver_sql(f'SELECT * FROM "{name}"'):
+                said = b" ".join(value if isinstance(value, bytes) else str(value).encode() for value in row)
+                found |= {name for word in words if word in said}
+    return found
+
+
+def files_with(folder: Path, *words: bytes) -> set[str]:
+    whole = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name for name, content in whole.items() if any(word in content for word in words)}
+
+
+def work(database: Engine, folder: Path) -> None:
+    """Every shard that waits, by a worker."""
+    heartbeat = Heartbeat(
+        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
+        describe=lambda: Description(hostname="here", device="cpu", models=[]),
+    )  # fmt: skip
+    serve(Runner(database=database, settings=Settings(data_dir=folder), models=Echo(), heartbeat=heartbeat))
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_nothing_is_left_of_a_text_but_outputs_kept_for_reuse_until_they_are_dropped(
+    http: FlaskClient, database: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], *, dropped: bool,
+) -> None:  # fmt: skip
+    """Everything that takes a text in: documents with ids, fields and references, lines that cannot be read, a document that
+    fails, parameters, names, keys and exports. Nothing of it stays in any table, file or log, while another job runs."""
+    word = uuid4().hex
+    documents = [
+        {"id": f"{word}-{number}", "text": f"{word} {number}. More of it.", "reference": word, "note": word}
+        for number in range(20)
+    ] + [{"id": f"{word}-empty", "text": " "}]
+    lines = "".join(json.dumps(document) + "\n" for document in documents) + f'{{"text": {word}\n'
+    words = [word.encode(), word[::-1].encode(), *(text_hash(str(document["text"])) for document in documents[:20])]
+    places = {"data_dir": str(tmp_path), "database_url": database_url.replace("+psycopg", "")}
+    for name, value in places.items():
+        monkeypatch.setenv(f"CORPUSMILL_{name.upper()}", value)
+
+    def post(path: str, **body: Any) -> str:
+        answer = http.post(f"/api/v1{path}", headers={"Idempotency-Key": uuid4().hex}, **body)
+        assert answer.status_code in {201, 202}, answer.text
+        return str(answer.get_json()["id"])
+
+    def job(task: str, **asked: Any) -> str:
+        common = {"model": "echo", "reuse": True, "name": word, "metadata": {"for": word}}
+        return post("/jobs", json={"task": task} | common | asked)
+
+    corpus = post(f"/corpora?name={word}", data=lines, content_type="application/x-ndjson")
+    made = [
+        job("translation", corpus=corpus),
+        job("summarization", corpus=corpus, params={"prefix": word}),
+        job("classification", documents=documents),
+    ]
+    work(database, tmp_path)
+    address = f"/api/v1/corpora/{corpus}/references"
+    for number, method in enumerate(("PUT", "PATCH")):
+        attached = json.dumps({"id": f"{word}-{number}", "reference": f"{word} {number}"}) + "\n"
+        assert http.open(address, method=method, data=attached, content_type="application/x-ndjson").status_code == 200
+    inline = []
+    for one in made:
+        ended = http.get(f"/api/v1/jobs/{one}").get_json()
+        assert (ended["status"], ended["counts"]["failed"]) == ("completed_with_errors", 1)
+        inline.append(ended["corpus"])
+        for form in ("jsonl", "csv", "parquet"):
+            assert http.get(f"/api/v1/jobs/{one}/export?format={form}").status_code == 200
+        assert http.get(f"/api/v1/jobs/{one}/metrics").status_code == 200
+    assert tables_with(database, *words) >= {"corpora", "jobs", "results", "idempotency", "reused_outputs"}
+    assert files_with(tmp_path / "corpora", *words)
+
+    http.post("/api/v1/jobs", json=JOB | {"documents": [{"text": "b"}] * 40, "params": {"delay_ms": 20}})
+    other = threading.Thread(target=work, args=(database, tmp_path))
+    other.start()
+    if dropped:
+        for each in set(inline):
+            assert CliRunner().invoke(app, ["reuse", "drop", "--corpus", each]).exit_code == 0
+    for path in [*(f"/jobs/{each}" for each in made), f"/corpora/{corpus}"]:
+        assert http.delete(f"/api/v1{path}").status_code == 204
+    assert tables_with(database, *words) == (set() if dropped else {"reused_outputs", "reuse_scopes"})
+    other.join()
+    assert [each["status"] for each in http.get("/api/v1/jobs").get_json()["data"]] == ["completed"]
+    Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    left = set() if dropped or database.dialect.name == "postgresql" else {"test.sqlite3"}
+    assert files_with(tmp_path, *words) == left
+    said = capfd.readouterr()
+    assert word not in said.out + said.err

@@ -100,3 +100,16 @@ def test_the_sweeper_forgets_what_no_job_has_used_for_its_time(
         sweeper._tidied = 0.0  # as if ten minutes had passed
         sweeper._tidy()
     assert kept(database) == {"a": left}
+
+
+def test_the_sweeper_forgets_a_scope_with_its_last_output(database: Engine, tmp_path: Path) -> None:
+    """It says the parameters of a job, and a prompt is one of them."""
+    keep(database, "a", "one")
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE reused_outputs SET used_at = used_at - 90000")
+    settings = Settings(data_dir=tmp_path, reuse_days=1)
+    sweeper = Sweeper(settings=settings, database=database, doorbell=Doorbell(settings))
+    for _ in range(16):
+        sweeper._tidied = 0.0  # as if ten minutes had passed
+        sweeper._tidy()
+    assert kept(database) == {}
