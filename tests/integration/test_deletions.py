@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,9 +18,10 @@ from typer.testing import CliRunner
 
 from cli.commands import app
 from corpora import ingest as read_upload
+from corpusmill.errors import NotFound
 from corpusmill.settings import Settings
 from corpusmill.texts import text_hash
-from db import backup, files, forgetting, ingest, restore
+from db import backup, files, forgetting, ingest, references, restore
 from db.engine import Engine, create_engine, reading
 from db.tables import corpora, idempotency, jobs
 from db.workers import Description
@@ -457,3 +459,32 @@ def test_documents_that_are_damaged_do_not_stay_because_of_that(
         assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
     sweep()
     assert (outputs(database), waits(tmp_path)) == (1, []), "of a text that nobody can read any more"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+@pytest.mark.parametrize("step", ["Store", "resolve", "merged", "write_references", "transact"])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_references_for_a_corpus_that_is_deleted_meanwhile_are_for_one_that_is_not_there(
+    http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: Callable[[], None],
+    method: str, step: str, *, reuse: bool,
+) -> None:  # fmt: skip
+    corpus = uploaded(http, *TEXTS)
+    address = f"/api/v1/corpora/{corpus}/references"
+    lines = b'{"position": 1, "reference": "x"}\n'
+    assert http.put(address, data=lines, content_type="application/x-ndjson").status_code == 200
+    if reuse:
+        worked(http, database, tmp_path, corpus=corpus)
+    real = getattr(references, step)
+
+    def deleted_first(*arguments: Any, **options: Any) -> Any:
+        with suppress(NotFound):  # a repetition
+            files.delete_corpus(database, tmp_path, corpus)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(references, step, deleted_first)
+    lines = b'{"position": 2, "reference": "y"}\n'
+    answer = http.open(address, method=method, data=lines, content_type="application/x-ndjson")
+    assert answer.status_code == 404, answer.text
+    sweep()
+    places = ("corpora", "uploads", "forgetting")
+    assert [path for folder in places for path in (tmp_path / folder).glob("*")] == []
