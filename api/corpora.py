@@ -217,17 +217,12 @@ def list_references(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
 
 @blueprint.delete("/corpora/<string:corpus_id>", responses={204: None})
 def delete_corpus(path: CorpusPath) -> Response:
-    """Delete a corpus that no open job uses"""
+    """Delete a corpus that no open job uses, and what is kept of its texts
+
+    Its documents are gone when this is answered; the outputs that jobs with `reuse` kept of its texts follow within moments,
+    whichever corpus they came from. Jobs over it that have ended keep their results."""
     here = state()
-    with reading(here.database) as connection:
-        rows.get(connection, path.corpus_id)
-
-    def write(connection: Connection) -> None:
-        with suppress(NotFound):  # it was there: this is a repetition after a lost answer, or somebody else was faster
-            rows.remove(connection, path.corpus_id)
-
-    transact(here.database, write)
-    files.remove_corpus(here.data_dir, path.corpus_id)
+    files.delete_corpus(here.database, here.data_dir, path.corpus_id)
     settle(here.database)
     return Response(status=204)
 

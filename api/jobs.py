@@ -167,7 +167,10 @@ def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
 
 @blueprint.delete("/jobs/<string:job_id>", responses={204: None})
 def delete(path: JobPath) -> Response:
-    """Delete a job with its results and metrics, whatever its state"""
+    """Delete a job with its results and metrics, whatever its state
+
+    Documents that came with the job go with it, and within moments the outputs that jobs with `reuse` kept of their texts.
+    Those of the texts of an uploaded corpus stay until that is deleted."""
     here = state()
     files.remove_job(here.database, here.data_dir, path.job_id)
     settle(here.database)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,8 +18,6 @@ from corpusmill.times import rfc3339
 
 if TYPE_CHECKING:
     from db.engine import Engine
-
-_TEXTS_AT_ONCE = 10_000
 
 reuse = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -66,7 +63,7 @@ def drop(
     everything: Annotated[bool, typer.Option("--all", help="Every output.")] = False,
     model: Annotated[str | None, typer.Option(help="Those of one model.", show_default=False)] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="Those of a corpus's texts; before the corpus is deleted.", show_default=False)
+        str | None, typer.Option(help="Those of the texts of a corpus, which itself stays.", show_default=False)
     ] = None,
     unused_days: Annotated[
         float | None, typer.Option(min=0.0, help="Those not used for so many days.", show_default=False)
@@ -123,25 +120,19 @@ def _drop_scopes(database: Engine, model: str | None) -> int:
 
 
 def _drop_texts(database: Engine, settings: Settings, corpus: str) -> int:
-    from db import reuse as rows
-    from db.engine import transact
-
-    gone = 0
-    for hashes in _hashes(settings, corpus):
-        gone += transact(database, lambda connection, hashes=hashes: rows.forget_texts(connection, hashes))  # type: ignore[misc]
-    return gone
-
-
-def _hashes(settings: Settings, corpus: str) -> Iterator[list[bytes]]:
-    """Hashes of a corpus's texts, some thousand at a time. Raises NotFound where its files are not here."""
+    """Raises NotFound where the corpus's files are not here."""
     from corpora import Store
-    from corpusmill.texts import text_hash
+    from db import reuse as rows
     from db.corpora import store_directory
+    from db.engine import transact
+    from db.forgetting import hashes_from
 
     store = Store(store_directory(settings.data_dir, corpus))
-    documents = store.documents(0, store.summary.documents)
-    while some := list(islice(documents, _TEXTS_AT_ONCE)):
-        yield [text_hash(document.text, document.text_pair) for document in some]
+    gone = position = 0
+    while hashes := hashes_from(store, position):
+        gone += transact(database, lambda connection, hashes=hashes: rows.forget_texts(connection, hashes))  # type: ignore[misc]
+        position += len(hashes)
+    return gone
 
 
 @contextmanager

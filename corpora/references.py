@@ -42,7 +42,7 @@ class References:
             pairs = np.memmap(index, dtype=_PAIR, mode="r").reshape(-1, 2)
             size = self._lines.stat().st_size
         except FileNotFoundError as error:
-            raise NotFound("The files of these references are not there; the corpus may have been deleted.") from error
+            raise _gone() from error
         if int(pairs[-1, 1]) != size:
             raise CorpusmillError("A file of these references is damaged; attach them again.")
         self._positions, self._begins = pairs[:-1, 0], pairs[:, 1]
@@ -56,7 +56,11 @@ class References:
         # not numpy's search, which would copy every second number of the map
         first = bisect_left(self._positions, start)
         last = len(self) if stop is None else bisect_left(self._positions, stop)
-        with self._lines.open("rb") as file:
+        try:
+            opened = self._lines.open("rb")
+        except FileNotFoundError as error:
+            raise _gone() from error
+        with opened as file:
             for low in range(first, last, _AT_ONCE):
                 high = min(low + _AT_ONCE, last)
                 begin = int(self._begins[low])
@@ -72,6 +76,10 @@ class References:
             found = dict(self.between(block[0].position, block[-1].position + 1))
             for document in block:
                 yield replace(document, reference=found.get(document.position))
+
+
+def _gone() -> NotFound:
+    return NotFound("The files of these references are not there; the corpus may have been deleted.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ class Store:
         try:
             self.summary: IngestSummary = read_summary(path / "corpus.json")
         except FileNotFoundError as error:
-            raise NotFound("The corpus's files are not there; it may have been deleted.") from error
+            raise _gone() from error
         except (ValueError, KeyError, TypeError) as error:
             raise _damaged("corpus.json") from error
         self._begins = _mapped(path / "documents.index", INDEX_TYPE, self.summary.documents + 1)
@@ -88,7 +88,11 @@ def _lines(path: Path, begins: NDArray[Any], start: int, stop: int) -> Iterator[
     """The lines from `start` to `stop`, read in blocks of about `_AT_ONCE` bytes."""
     if start >= stop:
         return
-    with path.open("rb") as file:
+    try:
+        opened = path.open("rb")
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    with opened as file:
         file.seek(int(begins[start]))
         while start < stop:
             begin = int(begins[start])
@@ -107,7 +111,16 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
             raise _damaged(path.name)
         return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.empty(0, dtype=kind)
     except FileNotFoundError as error:
-        raise _damaged(path.name) from error
+        raise _missing(path) from error
+
+
+def _missing(path: Path) -> CorpusmillError:
+    """A corpus is removed as a whole: what is missing alone is damage."""
+    return _damaged(path.name) if path.with_name("corpus.json").exists() else _gone()
+
+
+def _gone() -> NotFound:
+    return NotFound("The corpus's files are not there; it may have been deleted.")
 
 
 def _damaged(name: str) -> CorpusmillError:

@@ -24,6 +24,7 @@ from time import sleep
 from corpusmill import __version__
 from corpusmill.errors import Conflict, InvalidSettings
 from corpusmill.settings import Settings
+from db import forgetting
 from db.corpora import store_directory, upload_path
 from db.dumps import DUMPS, Dialect, Snapshot, dialect_of, snapshot, synced
 
@@ -169,11 +170,15 @@ def _described(partial: Path, taken: Snapshot, missing: list[str], kind: Dialect
 
 def _take(data_dir: Path, partial: Path, known: Mapping[str, str]) -> list[str]:
     """Bring the files of these corpora into the backup, unless they are there. Returns those whose files are not to be had:
-    the documents of one that is ready, the upload of one that is still to be read. One that was rejected needs none."""
+    the documents of one that is ready or deleted, the upload of one that is still to be read. One that was rejected needs
+    none."""
     missing = []
     for corpus_id, status in known.items():
         if status == "validating":
             there = _take_file(upload_path(data_dir, corpus_id), upload_path(partial, corpus_id))
+        elif status == "deleted":  # restored to its old place, from which a sweeper moves it again
+            hidden, target = forgetting.folder(data_dir) / corpus_id, store_directory(partial, corpus_id)
+            there = _take_store(hidden, target) or _take_store(store_directory(data_dir, corpus_id), target)
         else:
             there = _take_store(store_directory(data_dir, corpus_id), store_directory(partial, corpus_id))
         if not there and status != "rejected":

@@ -150,8 +150,8 @@ def unclaimed(connection: Connection, *, grace: float) -> list[str]:
     )
 
 
-def remove(connection: Connection, corpus_id: str) -> None:
-    """Delete the row. Raises NotFound, or Conflict while a job that has not ended uses it."""
+def remove(connection: Connection, corpus_id: str) -> Corpus:
+    """Delete the row, and return what it said. Raises NotFound, or Conflict while a job that has not ended uses it."""
     # locked first: a job that is just being made over it would otherwise be left without one (ON DELETE SET NULL)
     connection.execute(select(corpora.c.key).where(corpora.c.id == corpus_id).with_for_update())
     corpus = get(connection, corpus_id)
@@ -164,6 +164,7 @@ def remove(connection: Connection, corpus_id: str) -> None:
         )
     connection.execute(delete(corpora).where(corpora.c.key == corpus.key))
     idempotency.forget_answers(connection, [corpus.id])
+    return corpus
 
 
 def expired(connection: Connection, most: int) -> list[str]:

@@ -20,7 +20,7 @@ from sqlalchemy import select
 
 from corpusmill.errors import Conflict, DatabaseUnavailable, InvalidSettings
 from db.engine import create_engine, reading, revision_of, translated
-from db.tables import corpora
+from db.tables import corpora, forgetting
 
 Dialect = Literal["sqlite", "postgresql"]
 #: File names of a dump, by the kind of database.
@@ -30,7 +30,8 @@ DUMPS: dict[Dialect, str] = {"sqlite": "database.sqlite3", "postgresql": "databa
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The database at one moment, for as long as the block that made it: the revision of its tables, the status of each
-    corpus by id, and `dump`, which writes all of it into a file."""
+    corpus by id (`deleted`: its documents are still needed, see `db.forgetting`), and `dump`, which writes all of it into a
+    file."""
 
     revision: str
     corpora: dict[str, str]
@@ -67,6 +68,8 @@ def _sqlite_snapshot(url: str) -> Iterator[Snapshot]:
             raise _no_tables()
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         known = dict(connection.execute("SELECT id, status FROM corpora"))
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'forgetting'").fetchone():
+            known |= dict(connection.execute("SELECT corpus_id, 'deleted' FROM forgetting"))
 
         def dump(target: Path) -> None:
             with closing(sqlite3.connect(target, isolation_level=None)) as copy:
@@ -98,6 +101,8 @@ def _postgresql_snapshot(url: str, dumping: bool) -> Iterator[Snapshot]:
                 raise _no_tables()
             name = connection.scalar(sqlalchemy.text("SELECT pg_export_snapshot()"))
             known = {row.id: row.status for row in connection.execute(select(corpora.c.id, corpora.c.status))}
+            if sqlalchemy.inspect(connection).has_table(forgetting.name):  # the tables may be an older version's
+                known |= dict.fromkeys(connection.scalars(select(forgetting.c.corpus_id)), "deleted")
 
             def dump(target: Path) -> None:
                 _run(url, "pg_dump", f"--snapshot={name}", "--format=custom", "--no-owner", f"--file={target}")

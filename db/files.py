@@ -6,13 +6,15 @@ Knows where uploads and stores lie, and what is to be deleted with a job. Must n
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
 from corpusmill.errors import NotFound
-from db import jobs
+from db import corpora as corpus_rows
+from db import forgetting, jobs
 from db.corpora import Corpus, store_directory, upload_path
 from db.engine import Engine, transact
 from db.tables import corpora
@@ -30,19 +32,41 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
-    """Delete a job with its results and metrics, and the files of its inline documents. Raises NotFound."""
-    removed: list[Corpus | None] = []
+    """Delete a job with its results and metrics, and the files of its inline documents. What is kept of their texts is
+    forgotten, unless it is their time that is over. Raises NotFound."""
+    _remove(
+        database, data_dir, lambda connection: jobs.remove(connection, job_id, expired_only=expired_only),
+        forget=not expired_only,
+    )  # fmt: skip
+
+
+def delete_corpus(database: Engine, data_dir: Path, corpus_id: str) -> None:
+    """Delete a corpus with its files, and have what is kept of its texts forgotten. Raises NotFound, and Conflict while a
+    job that has not ended uses it."""
+    _remove(database, data_dir, lambda connection: corpus_rows.remove(connection, corpus_id), forget=True)
+
+
+def _remove(
+    database: Engine, data_dir: Path, remove: Callable[[Connection], Corpus | None], *, forget: bool
+) -> None:  # fmt: skip
+    """Delete rows, and the files of the corpus that goes with them, if one does. Documents that are needed to find what is
+    kept of their texts only leave the sight of readers."""
+    removed: list[tuple[Corpus | None, bool]] = []
 
     def write(connection: Connection) -> None:
         try:
-            removed.append(jobs.remove(connection, job_id, expired_only=expired_only))
+            corpus = remove(connection)
         except NotFound:
             if not removed:  # else this is a repetition after a commit whose answer was lost
                 raise
+        else:
+            removed.append((corpus, forget and corpus is not None and forgetting.mark(connection, corpus)))
 
     transact(database, write)
-    corpus = removed[-1]
+    corpus, needed = removed[-1]
     if corpus is not None:
+        if needed:
+            forgetting.hide(data_dir, corpus.id)
         remove_corpus(data_dir, corpus.id)
 
 
@@ -58,4 +82,4 @@ def orphans(connection: Connection, data_dir: Path) -> list[str]:
     if not found:
         return []
     known = set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(found))))
-    return sorted(found - known)
+    return sorted(found - known - set(forgetting.waiting(connection)))

@@ -114,7 +114,11 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
             "status": "rejected" if empty else "ready", "documents": summary.documents, "invalid": summary.invalid,
             "fields": list(summary.fields), "error": empty,
         }  # fmt: skip
-    transact(database, lambda connection: corpora.finish(connection, corpus.id, owner=owner, **outcome), patience=120.0)
+    finished = transact(
+        database, lambda connection: corpora.finish(connection, corpus.id, owner=owner, **outcome), patience=120.0
+    )
+    if finished:  # whoever deletes it from now on finds all of it
+        return
     with reading(database) as connection:
         if not corpora.exists(connection, corpus.id):  # deleted while it was read, with what was there by then
             remove_store(target)

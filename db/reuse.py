@@ -110,6 +110,11 @@ def forget_unused(connection: Connection, *, seconds: float, part: int) -> int:
     )
 
 
+def keeps_any(connection: Connection) -> bool:
+    """Whether there may be an output of any text."""
+    return connection.scalar(select(reuse_scopes.c.key).limit(1)) is not None
+
+
 def forget_texts(connection: Connection, hashes: Collection[bytes]) -> int:
     """Delete what is kept of these texts, in whatever scope; says how many outputs that were."""
     gone = 0

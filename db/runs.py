@@ -28,6 +28,8 @@ RunStatus = Literal["waiting", "running", "paused", "succeeded", "failed", "skip
 Stage = Literal["read", "label", "deliver", "review", "report"]
 #: The statuses of runs that have not ended.
 UNFINISHED: tuple[RunStatus, ...] = ("waiting", "running", "paused")
+#: The longest for which a run is put off, in seconds: whatever seems to be for longer was before the clock was set back.
+LONGEST_PAUSE = 300.0
 #: So long a run that this program cannot read is left alone for one that can.
 _BEYOND_SECONDS = 10.0
 
@@ -213,6 +215,7 @@ def claim(
     `among` are the ids that may be taken. The one that has waited longest comes first: since it was made, since the time
     that it was put off until, or since its lease ran out.
     """
+    _shorten(connection, lease)
     earlier = runs.alias("earlier")
     first = ~(
         select(earlier.c.key)
@@ -224,7 +227,8 @@ def claim(
         .exists()
     )
     free = or_(runs.c.lease_until.is_(None), runs.c.lease_until < db_now())
-    wanted = [runs.c.status.in_(UNFINISHED), runs.c.not_before <= db_now(), free, first]
+    due = or_(runs.c.not_before <= db_now(), runs.c.not_before > db_now() + LONGEST_PAUSE)
+    wanted = [runs.c.status.in_(UNFINISHED), due, free, first]
     if among is not None:
         wanted.append(runs.c.id.in_(among))
     waits_since = func.coalesce(runs.c.lease_until, func.nullif(runs.c.not_before, 0.0), runs.c.created_at)
@@ -246,6 +250,16 @@ def claim(
         put_back = {"owner": None, "lease_until": None, "not_before": db_now() + _BEYOND_SECONDS}
         connection.execute(update(runs).where(runs.c.id == taken).values(**put_back))
         return None
+
+
+def _shorten(connection: Connection, lease: float) -> None:
+    """Leases that end far ahead were taken before the clock was set back, and would outlast a dead process by as much: they
+    end in a lease from now. A process that lives renews its own three times in that."""
+    connection.execute(
+        update(runs)
+        .where(runs.c.status.in_(UNFINISHED), runs.c.lease_until > db_now() + 2 * lease)
+        .values(lease_until=db_now() + lease)
+    )
 
 
 def renew(connection: Connection, held: Held, *, lease: float) -> None:

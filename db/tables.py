@@ -312,6 +312,14 @@ reused_outputs = Table(
     sqlite_with_rowid=False,
 )
 
+# Deleted corpora whose texts' kept outputs are still to be forgotten, and from which of their documents on.
+forgetting = Table(
+    "forgetting",
+    metadata,
+    Column("corpus_id", String(40), primary_key=True),
+    Column("position", BigInteger, nullable=False, server_default="0"),
+)
+
 reviews = Table(
     "reviews",
     metadata,

@@ -47,7 +47,6 @@ log = structlog.get_logger(__name__)
 
 #: A stage that cannot go on is tried so often, with longer and longer pauses: 810 seconds in all.
 MOST_FAILURES = 10
-_LONGEST_PAUSE = 300.0
 _LOOK_SECONDS = 0.5
 #: Runs that one process goes on with at once.
 _AT_ONCE = 4
@@ -257,7 +256,7 @@ class Runner:
         )  # fmt: skip
         if failures >= MOST_FAILURES:
             return self._give_up(held, error, failures=failures)
-        pause = min(_LONGEST_PAUSE, 2.0**failures)
+        pause = min(runs.LONGEST_PAUSE, 2.0**failures)
         self._write(
             lambda connection: runs.release(connection, held, after=pause, failures=failures, error=error)
         )  # fmt: skip

@@ -28,8 +28,6 @@ T = TypeVar("T")
 #: So many documents at most leave a process that does not know whether it still holds their run: no sink and no place where
 #: people look takes fewer at once.
 _HELD_FOR = 250
-#: Outside its window a run is looked at so often, in seconds: its job may end, or be cancelled by hand, meanwhile.
-_LONGEST_SLEEP = 300.0
 
 
 class Stopped(Exception):
@@ -115,13 +113,14 @@ class Work:
         return cron.in_window(*window.times, cron.zone_of(self.run.definition.timezone), now)
 
     def until_open(self) -> float:
-        """Seconds after which a run outside its window is looked at again: when the window opens, if that is soon."""
+        """Seconds after which a run outside its window is looked at again: when the window opens, if that is soon; its job
+        may end, or be cancelled by hand, meanwhile."""
         window = self.run.definition.window
         assert window is not None, "a run without a window is never outside"
         clock, start = self.clock(), window.times[0]
         slot, zone = f"{start.minute} {start.hour} * * *", cron.zone_of(self.run.definition.timezone)
         [opens] = cron.next_fires(slot, zone, datetime.fromtimestamp(clock, UTC), 1)
-        return min(opens.timestamp() - clock, _LONGEST_SLEEP)
+        return min(opens.timestamp() - clock, runs.LONGEST_PAUSE)
 
 
 def date_of(run: Run) -> str:

@@ -216,12 +216,12 @@ class Runner:
     def _documents(self, job: Job, piece: Slice) -> list[Document]:
         try:
             store = Store(store_directory(self._settings.data_dir, job.corpus_id))
+            return list(store.documents(piece.start, piece.stop))
         except NotFound as error:
             raise ModelFault(
                 f"The files of {job.corpus_id} are not in this worker's data directory; CORPUSMILL_DATA_DIR must name the "
                 "directory that the API writes to."
             ) from error
-        return list(store.documents(piece.start, piece.stop))
 
     def _kept(self, claim: Claim) -> list[ResultRow]:
         """What succeeded of a shard before it was opened again."""

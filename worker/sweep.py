@@ -30,6 +30,7 @@ from corpusmill.tasks import stored_params
 from db import (
     corpora,
     files,
+    forgetting,
     idempotency,
     ingest,
     jobs,
@@ -60,6 +61,8 @@ _RETIRED_AT_ONCE = 20
 _RESCORING_SECONDS = 2.0
 #: Slices of the kept outputs that are looked through at once: with all of them a round takes not quite three hours.
 _SLICES_AT_ONCE = 16
+#: Of each sweep, for what is kept of the texts of deleted corpora.
+_FORGETTING_SECONDS = 2.0
 _RUNS_SECONDS = 1.0
 #: What keeps a job's metrics from being made is a file that is gone or damaged as a rule: no matter of seconds.
 _SPOILED_SECONDS = 600.0
@@ -91,8 +94,8 @@ class Sweeper:
         """Do every step once, unless `ended` says between two that there is no more time. A step that fails is logged and
         does not keep the others from being done."""
         for step in (
-            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._tidy,
-            self._settle,
+            self._expire, self._ingest, self._plan, self._publish, self._close, self._evaluate, self._retire, self._forget,
+            self._tidy, self._settle,
         ):  # fmt: skip
             if ended():
                 return
@@ -229,6 +232,19 @@ class Sweeper:
         if old_jobs or old_corpora:
             log.info("retired", jobs=old_jobs, corpora=old_corpora)
 
+    def _forget(self) -> None:
+        """What is kept for others of the texts of deleted corpora, and then their documents."""
+        until = time.monotonic() + _FORGETTING_SECONDS
+        with reading(self.database) as connection:
+            left = forgetting.waiting(connection)
+        for corpus_id in left:
+            done = forgetting.go_on(
+                self.database, self.settings.data_dir, corpus_id, seconds=until - time.monotonic()
+            )  # fmt: skip
+            if not done:
+                return
+            log.info("forgot the texts of a deleted corpus", corpus=corpus_id)
+
     def _tidy(self) -> None:
         if time.monotonic() - self._tidied < _TIDY_SECONDS and self._tidied:
             return
@@ -238,6 +254,7 @@ class Sweeper:
         self._forget_outputs()
         self._forget_runs()
         remove_partials(self.settings.data_dir / "corpora")
+        forgetting.remove_strays(self.database, self.settings.data_dir)
         references.remove_superseded(self.database, self.settings.data_dir, older=files.ORPHAN_SECONDS)
         with reading(self.database) as connection:
             abandoned = corpora.abandoned(connection, older=files.ORPHAN_SECONDS)

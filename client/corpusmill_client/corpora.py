@@ -118,7 +118,8 @@ class Corpus(Resource):
             yield shaped(References, item)
 
     def delete(self) -> None:
-        """Removes the corpus. Raises CorpusmillError (`conflict`) while a job uses it."""
+        """Removes the corpus, and within moments the outputs that are kept of its texts (`reuse`). Raises CorpusmillError
+        (`conflict`) while a job uses it."""
         self._transport.delete(self._path)
 
     def __repr__(self) -> str:

@@ -177,7 +177,7 @@ class Job(Resource):
         return self.refresh()
 
     def delete(self) -> None:
-        """Removes the job with its results and metrics."""
+        """Removes the job with its results and metrics, and the documents that came with it."""
         self._transport.delete(self._path)
 
     def results(

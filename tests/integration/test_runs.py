@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from structlog.testing import capture_logs
 from corpusmill.errors import LeaseLost, NotFound, PlaceFault, PlaceUnavailable
 from db import corpora, job_moves, jobs, ledger, runs, schedules
 from db.engine import reading, transact
+from db.runs import Held
 from pipeline.sources import SourceDocument
 from pipeline.ticking import next_fire, tick
 from tests.integration.world import DAY, MIDNIGHT, Killed, World, put_off
@@ -341,6 +343,51 @@ def test_a_process_that_was_given_up_for_dead_ends_no_run_when_it_comes_back(wor
     with pytest.raises(LeaseLost):
         transact(world.database, lambda connection: runs.end(connection, old, "failed"))
     assert world.finish(run_id).status == "succeeded"
+
+
+def set_clock_back(world: World, seconds: float) -> None:
+    """As if the database's clock had been set back by so many seconds: what is written lies ahead by them."""
+    with world.database.begin() as connection:
+        for column in ("lease_until", "created_at", "started_at"):
+            connection.exec_driver_sql(f"UPDATE runs SET {column} = {column} + {seconds}")
+        connection.exec_driver_sql(f"UPDATE runs SET not_before = not_before + {seconds} WHERE not_before > 0")
+
+
+def test_a_dead_process_does_not_hold_a_run_for_as_long_as_the_clock_is_set_back(world: World) -> None:
+    lease = 0.5
+    for name in ("dead", "living"):
+        world.schedule(name=name)
+    tick(world.database, at=MIDNIGHT)
+
+    def claimed(owner: str) -> Held | None:
+        return transact(world.database, lambda connection: runs.claim(connection, owner=owner, lease=lease))
+
+    dead, living = claimed("dead"), claimed("living")
+    assert dead is not None
+    assert living is not None
+    set_clock_back(world, 3600)
+    assert claimed("other") is None, "those that live get the time to renew theirs"
+    transact(world.database, lambda connection: runs.renew(connection, living, lease=30.0))
+    time.sleep(lease)
+    taken = claimed("other")
+    assert taken is not None
+    assert taken.run.id == dead.run.id
+    assert claimed("other") is None
+
+
+def test_a_run_that_was_put_off_before_the_clock_was_set_back_is_not_put_off_for_as_long(world: World) -> None:
+    world.schedule()
+    tick(world.database, at=MIDNIGHT)
+
+    def claimed() -> Held | None:
+        return transact(world.database, lambda connection: runs.claim(connection, owner="me", lease=30.0))
+
+    held = claimed()
+    assert held is not None
+    transact(world.database, lambda connection: runs.release(connection, held, after=60.0))
+    assert claimed() is None
+    set_clock_back(world, 3600)
+    assert claimed() is not None
 
 
 def test_the_documents_of_a_run_that_has_still_to_submit_its_job_are_not_abandoned(world: World) -> None:
