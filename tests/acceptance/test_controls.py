@@ -150,8 +150,8 @@ def test_nothing_of_a_text_is_left_when_its_corpus_and_jobs_are_deleted(stack: S
     documents = [{"id": f"{word}-{k}", "text": f"{word} {k}. More of it.", "note": word} for k in range(60)]
     corpus = stack.upload(jsonl(documents))
     jobs = [
-        stack.submit(task="summarization", model="echo", corpus=corpus["id"]),
-        stack.submit(task="translation", model="echo", documents=[{"text": word}]),
+        stack.submit(task="summarization", model="echo", corpus=corpus["id"], reuse=True),
+        stack.submit(task="translation", model="echo", documents=[{"text": word}], reuse=True),
     ]
     for job in jobs:
         assert stack.wait(job["id"])["status"] == "completed"
