@@ -30,7 +30,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.tasks import Params, Task, stored_params
-from db import jobs, loads, metrics, references, shards
+from db import jobs, loads, metrics, references, shards, turns
 from db.corpora import store_directory
 from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
@@ -138,7 +138,7 @@ class Runner:
         while True:
             claim = transact(
                 self._database,
-                lambda connection: shards.claim_next(
+                lambda connection: turns.claim_next(
                     connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds, ahead=ahead,
                     **self._standing(),
                 ),
@@ -255,7 +255,7 @@ class Runner:
 
         def give_way(connection: Connection) -> bool:
             claim = ready.held.claim
-            return shards.gives_way(connection, claim, **self._standing()) and shards.give_way(connection, claim)
+            return turns.gives_way(connection, claim, **self._standing()) and turns.give_way(connection, claim)
 
         try:
             given = transact(self._database, give_way, patience=1.0)

@@ -34,6 +34,7 @@ from db import (
     idempotency,
     ingest,
     jobs,
+    losses,
     metrics,
     planning,
     references,
@@ -46,8 +47,9 @@ from db import (
 )
 from db.corpora import store_directory
 from db.engine import Connection, Engine, clock_of, create_engine, reading, settle, transact
+from db.losses import Expired
 from db.results import ResultRow, kept, result_of, row_of
-from db.shards import Claim, Expired
+from db.shards import Claim
 from pipeline.parts import real_parts
 from pipeline.running import Runner
 from worker.pulse import Pulse
@@ -136,7 +138,7 @@ class Sweeper:
             self._patient_until = now + lease
         if now < self._patient_until:
             return Expired()
-        return shards.expire(connection, owner=self.owner, lease=lease)
+        return losses.expire(connection, owner=self.owner, lease=lease)
 
     def _blame(self, claim: Claim) -> None:
         with reading(self.database) as connection:

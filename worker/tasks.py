@@ -20,7 +20,7 @@ from corpusmill import logs
 from corpusmill.errors import DeviceLost
 from corpusmill.messages import SHARD_MESSAGE
 from corpusmill.settings import Settings, settings_from
-from db import shards
+from db import losses
 from db.engine import create_engine, transact
 from db.workers import Description
 from worker.app import BOOT, DRAIN, sign_of
@@ -70,7 +70,7 @@ def start(**_: Any) -> None:
             memory=memory_use(device),
         ),
     )
-    lost = transact(database, lambda connection: shards.lapse(connection, f"{boot}:", but=worker_id), patience=60.0)
+    lost = transact(database, lambda connection: losses.lapse(connection, f"{boot}:", but=worker_id), patience=60.0)
     if lost:
         log.warning("an earlier process of this worker was lost", shards=lost)
     heartbeat.start()

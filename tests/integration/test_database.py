@@ -20,7 +20,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
 from corpusmill.status import Status
 from corpusmill.tasks import Task
-from db import corpora, job_moves, jobs, results, shards, tables, workers
+from db import corpora, job_moves, jobs, losses, results, shards, tables, turns, workers
 from db.engine import Connection, Engine, _alembic, at_head, create_engine, migrate, now, reading, transact, writing
 from db.results import ResultRow, Selection
 
@@ -84,14 +84,14 @@ def claim(
 ) -> Any:  # fmt: skip
     return transact(
         database,
-        lambda connection: shards.claim_next(connection, owner=owner, lease=lease, ahead=ahead, **standing),
+        lambda connection: turns.claim_next(connection, owner=owner, lease=lease, ahead=ahead, **standing),
     )
 
 
 def lose(database: Engine, *held: shards.Claim) -> None:
     """What these hold is lost with its worker, and may run again at once."""
     transact(database, lambda connection: [shards.surrender(connection, one) for one in held])
-    transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+    transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=30))
 
 
 def rows(piece: Slice, label: str = "1") -> list[ResultRow]:
@@ -236,7 +236,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(database: Engine) -> None:
     job = a_job(database, shard_size=10)
     late = claim(database, "late", lease=0.01)
     time.sleep(0.05)
-    expired = transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+    expired = transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=30))
     assert expired.again == 1
     current = claim(database, "current")
     assert current.attempt == late.attempt + 1
@@ -263,7 +263,7 @@ def test_a_poison_document_is_found_by_halving(database: Engine) -> None:
     while True:
         held = claim(database, lease=0.001)
         if held is None:
-            expired = transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
+            expired = transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=30))
             if expired.blamed:
                 (blamed,) = expired.blamed
                 break
@@ -400,7 +400,7 @@ def made_and_claimed(database: Engine, job_id: str, seconds: float) -> None:
 def test_a_begun_job_is_not_kept_waiting_for_ever_by_new_ones_however_many(
     database: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    monkeypatch.setattr(turns, "_CANDIDATES", 3)
     a_job(database, "big", shard_size=1)
     assert jobs_of(database, claim(database)) == "big"
     made_and_claimed(database, "big", 30)
@@ -412,7 +412,7 @@ def test_a_begun_job_is_not_kept_waiting_for_ever_by_new_ones_however_many(
 
 
 def test_new_jobs_are_seen_behind_however_many_begun_ones(database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_CANDIDATES", 3)
+    monkeypatch.setattr(turns, "_CANDIDATES", 3)
     for number in range(5):
         a_job(database, f"job_{number}", shard_size=5)
         claim(database)
@@ -422,7 +422,7 @@ def test_new_jobs_are_seen_behind_however_many_begun_ones(database: Engine, monk
 
 def gives_way(database: Engine, held: shards.Claim, **standing: Any) -> bool:
     with reading(database) as connection:
-        return shards.gives_way(connection, held, **standing)
+        return turns.gives_way(connection, held, **standing)
 
 
 def test_a_shard_claimed_ahead_gives_way_to_a_new_job_and_its_own_keeps_its_turn(database: Engine) -> None:
@@ -435,7 +435,7 @@ def test_a_shard_claimed_ahead_gives_way_to_a_new_job_and_its_own_keeps_its_turn
     assert gives_way(database, held, loaded=LOADED)
     assert not gives_way(database, held, loaded=LOADED, beyond={late.key}), "no job that this worker cannot run"
     assert not gives_way(database, held, loaded=LOADED, overtaking=30.0), "it has waited long enough"
-    assert transact(database, lambda connection: shards.give_way(connection, held))
+    assert transact(database, lambda connection: turns.give_way(connection, held))
     assert jobs_of(database, claim(database, loaded=LOADED)) == "late"
     a_job(database, "later", shard_size=10)
     assert jobs_of(database, claim(database, loaded=LOADED, overtaking=30.0)) == "big"
@@ -446,8 +446,8 @@ def test_a_new_job_whose_shard_gives_way_is_still_new(database: Engine) -> None:
     held = claim(database, ahead=True, loaded=LOADED)
     a_job(database, "urgent", shard_size=10, priority=1)
     assert gives_way(database, held, loaded=LOADED)
-    transact(database, lambda connection: shards.give_way(connection, held))
-    assert not transact(database, lambda connection: shards.give_way(connection, held))
+    transact(database, lambda connection: turns.give_way(connection, held))
+    assert not transact(database, lambda connection: turns.give_way(connection, held))
     assert jobs_of(database, claim(database)) == "urgent"
     again = claim(database)
     assert (jobs_of(database, again), again.served) == ("small", None)
@@ -509,7 +509,7 @@ def beat(database: Engine, *held: shards.Claim, lease: float) -> dict[int, Any]:
 
 
 def expired(database: Engine, lease: float) -> int:
-    return transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=lease)).again
+    return transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=lease)).again
 
 
 def test_a_dead_workers_lease_does_not_outlast_it_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from corpusmill.errors import Conflict, LeaseLost, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED, MOVES, Status
-from db import job_moves, jobs, results, shards, tables
+from db import job_moves, jobs, losses, results, shards, tables
 from db.engine import Engine, reading, transact
 from db.results import ResultRow, Selection
 from db.shards import Claim
@@ -121,7 +121,7 @@ def test_a_shard_that_was_opened_again_and_lost_is_halved_with_what_it_kept(data
     ask(database, "retry")
     for _ in range(2):
         claim(database, lease=-1.0)
-        transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
+        transact(database, lambda connection: losses.expire(connection, owner="sweeper", lease=30.0))
         with database.begin() as connection:
             connection.exec_driver_sql("UPDATE shards SET not_before = 0")
     halves = [claim(database), claim(database)]
@@ -223,7 +223,7 @@ class JobLife(RuleBasedStateMachine):
     def lost(self) -> None:
         held = self.held.pop()
         transact(self.database, lambda connection: shards.surrender(connection, held))
-        expired = transact(self.database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
+        expired = transact(self.database, lambda connection: losses.expire(connection, owner="sweeper", lease=30.0))
         for blamed in expired.blamed:
             finish(self.database, blamed, rows(blamed.slice, frozenset(range(blamed.slice.start, blamed.slice.stop))))
         with self.database.begin() as connection:

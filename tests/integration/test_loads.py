@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from db import job_moves, jobs, loads, shards
+from db import job_moves, jobs, loads, losses, shards
 from db.engine import Engine, reading, transact
 from db.workers import Description
 from tests.integration.test_database import a_job, claim
@@ -21,12 +21,12 @@ def load(database: Engine, owner: str, *, lease: float = 30.0) -> shards.Claim:
 
 def die(database: Engine, owner: str) -> None:
     """The worker's process dies, its parent has noticed, and a sweeper comes by."""
-    transact(database, lambda connection: shards.lapse(connection, owner, but=""))
+    transact(database, lambda connection: losses.lapse(connection, owner, but=""))
     expire(database)
 
 
 def expire(database: Engine) -> None:
-    transact(database, lambda connection: shards.expire(connection, owner="sweep", lease=30.0))
+    transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=30.0))
     with database.begin() as connection:
         connection.exec_driver_sql("UPDATE shards SET not_before = 0")
 

@@ -18,7 +18,7 @@ from corpusmill.errors import Conflict, DatabaseUnavailable, NotFound
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.status import Status
-from db import corpora, files, ingest, jobs, metrics, shards
+from db import corpora, files, ingest, jobs, losses, metrics, shards
 from db.engine import Engine, clock_of, migrate, reading, settle, transact
 from tests.integration.test_database import a_job, claim, the_job
 from tests.integration.test_job_moves import ask, finish, rows, stored
@@ -126,7 +126,7 @@ def test_the_halves_of_a_reopened_shard_count_what_each_had_kept(database: Engin
     ask(database, "retry")
     for _ in range(2):
         claim(database, lease=-1.0)
-        transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
+        transact(database, lambda connection: losses.expire(connection, owner="sweeper", lease=30.0))
         with database.begin() as connection:
             connection.exec_driver_sql("UPDATE shards SET not_before = 0")
     ask(database, "cancel")

@@ -21,7 +21,7 @@ from corpusmill.settings import settings_from
 from corpusmill.shards import Slice
 from corpusmill.tasks import PARAMS, Params, Task
 from corpusmill.texts import text_hash
-from db import corpora, job_moves, jobs, metrics, reuse, shards
+from db import corpora, job_moves, jobs, losses, metrics, reuse, shards, turns
 from db.engine import Connection, Engine, reading, transact
 from db.reuse import Keeping, Output, Scope
 from db.workers import Description
@@ -369,11 +369,11 @@ def test_a_halved_shard_reuses_in_each_half(house: House) -> None:
     job_id = house.job(["a", "new", "b", "c"])
     with house.database.begin() as connection:
         connection.exec_driver_sql("UPDATE shards SET losses = 1, attempt = 1 WHERE state = 'pending'")
-    claim = transact(house.database, lambda connection: shards.claim_next(connection, owner="dead", lease=0.001))
+    claim = transact(house.database, lambda connection: turns.claim_next(connection, owner="dead", lease=0.001))
     assert claim is not None
     while (
-        transact(house.database, lambda connection: shards.expire(connection, owner="sweep", lease=30))
-        == shards.Expired()
+        transact(house.database, lambda connection: losses.expire(connection, owner="sweep", lease=30))
+        == losses.Expired()
     ):
         pass
     with house.database.begin() as connection:
@@ -395,7 +395,7 @@ def test_outputs_survive_the_job_and_the_corpus_that_they_came_from(house: House
 
 def test_a_worker_that_lost_its_lease_leaves_no_output(database: Engine, house: House) -> None:
     house.job(["a", "b"])
-    late = transact(database, lambda connection: shards.claim_next(connection, owner="late", lease=60))
+    late = transact(database, lambda connection: turns.claim_next(connection, owner="late", lease=60))
     assert late is not None
     with database.begin() as connection:
         connection.exec_driver_sql("UPDATE shards SET attempt = attempt + 1, owner = 'other'")

@@ -16,7 +16,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.settings import settings_from
 from corpusmill.shards import Slice
 from corpusmill.tasks import Params, Task
-from db import corpora, jobs, results, shards
+from db import corpora, jobs, losses, results, turns
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import Selection
 from db.workers import Description
@@ -152,7 +152,7 @@ def labels(database: Engine, job: jobs.Job) -> dict[int, str]:
         return {row.position: (row.output or {})["label"] for row in results.read(connection, job.key, Selection())}
 
 
-def losses(database: Engine) -> list[int]:
+def losses_of(database: Engine) -> list[int]:
     with reading(database) as connection:
         return list(connection.exec_driver_sql("SELECT losses FROM shards ORDER BY start").scalars())
 
@@ -264,7 +264,7 @@ def test_a_shard_read_ahead_is_run_though_nobody_can_say_whether_it_should_give_
     def away(*_: Any, **__: Any) -> bool:
         raise DatabaseUnavailable("for longer than anybody waits")
 
-    monkeypatch.setattr(shards, "gives_way", away)
+    monkeypatch.setattr(turns, "gives_way", away)
     engine = Recorder(database)
     assert serve(runner(database, tmp_path, engine)) == DOCUMENTS // SHARD
     assert len(labels(database, job)) == DOCUMENTS
@@ -287,8 +287,8 @@ def test_what_nobody_foresaw_charges_a_loss_to_each_shard_that_was_in_the_model(
     with database.begin() as connection:
         connection.exec_driver_sql("UPDATE shards SET state = 'done' WHERE start >= 6")
     serve(runner(database, tmp_path, engine))
-    transact(database, lambda connection: shards.expire(connection, owner="sweeper", lease=30.0))
-    assert losses(database) == [1, 1, 0, 0]
+    transact(database, lambda connection: losses.expire(connection, owner="sweeper", lease=30.0))
+    assert losses_of(database) == [1, 1, 0, 0]
 
 
 def test_a_document_that_has_its_result_is_not_blamed_for_the_worker_that_was_lost_with_it(

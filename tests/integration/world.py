@@ -12,7 +12,7 @@ from corpusmill.documents import unusable
 from corpusmill.ids import new_id
 from corpusmill.schedules import parse_definition
 from corpusmill.settings import Settings
-from db import jobs, runs, schedules, shards
+from db import jobs, runs, schedules, shards, turns
 from db.corpora import store_directory
 from db.engine import Engine, reading, transact
 from db.results import ResultRow
@@ -122,7 +122,7 @@ class World:
     def work(self, label: Callable[[str], str] = lambda text: f"<{text}>", broken: str = "") -> None:
         """Be the worker: every shard that waits, each text labelled; `broken` texts fail."""
         while claim := transact(
-            self.database, lambda connection: shards.claim_next(connection, owner="worker", lease=30)
+            self.database, lambda connection: turns.claim_next(connection, owner="worker", lease=30)
         ):
             with reading(self.database) as connection:
                 job = jobs.by_key(connection, claim.job_key)
