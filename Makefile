@@ -27,10 +27,11 @@ up: $(INSTALLED) ## start everything on this machine, until Ctrl-C
 demo: $(INSTALLED) ## three corpora through the whole system, with a table of their metrics
 	$(BIN)/corpusmill demo
 
+# The last tier's files as they stand: those of few and long tests first, so that none of them is left alone at the end.
 test: $(INSTALLED) ## every test tier that this machine can run, except the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/unit
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests/engines tests/gpu
-	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow" tests/integration tests/acceptance tests/faults
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder -m "not slow" tests/faults tests/acceptance tests/integration
 
 test-all: $(INSTALLED) ## the slow tests too; run again, it goes on with those that have not passed
 	$(BIN)/python -m pytest --resume
