@@ -178,7 +178,7 @@ def _take(data_dir: Path, partial: Path, known: Mapping[str, str]) -> list[str]:
             there = _take_file(upload_path(data_dir, corpus_id), upload_path(partial, corpus_id))
         elif status == "deleted":  # restored to its old place, from which a sweeper moves it again
             hidden, target = forgetting.folder(data_dir) / corpus_id, store_directory(partial, corpus_id)
-            there = _take_store(hidden, target) or _take_store(store_directory(data_dir, corpus_id), target)
+            there = _take_store(store_directory(data_dir, corpus_id), target) or _take_store(hidden, target)
         else:
             there = _take_store(store_directory(data_dir, corpus_id), store_directory(partial, corpus_id))
         if not there and status != "rejected":

@@ -49,8 +49,12 @@ def waiting(connection: Connection) -> list[str]:
 def hide(data_dir: Path, corpus_id: str) -> None:
     """Move a deleted corpus's documents to where they wait; nothing happens where that was done."""
     folder(data_dir).mkdir(exist_ok=True)
-    with suppress(FileNotFoundError):
-        store_directory(data_dir, corpus_id).rename(folder(data_dir) / corpus_id)
+    store, hidden = store_directory(data_dir, corpus_id), folder(data_dir) / corpus_id
+    if not hidden.exists():
+        with suppress(FileNotFoundError):
+            store.rename(hidden)
+    elif store.exists():  # made again by somebody who read the upload and did not know of the deletion
+        remove_store(store)
 
 
 def go_on(database: Engine, data_dir: Path, corpus_id: str, *, seconds: float) -> bool:

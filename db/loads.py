@@ -5,9 +5,9 @@ Knows that a worker that dies then says nothing against the documents it held. M
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from corpusmill.errors import ModelFault
 from corpusmill.queueing import LOSSES_ALLOWED
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def begin(connection: Connection, claim: Claim) -> bool:
     """Note that the model is being loaded for this claim, before it is; False where the shard is no longer the claim's.
     The note is its attempt, so that no later claim is taken for one that loads, whoever makes it."""
-    return bool(connection.execute(_of(claim).values(loading=claim.attempt)).rowcount)
+    return bool(connection.execute(update(shards).where(*claim.held).values(loading=claim.attempt)).rowcount)
 
 
 def end(connection: Connection, claim: Claim) -> None:
     """The model is loaded, and can be."""
-    connection.execute(_of(claim).values(loading=None))
+    connection.execute(update(shards).where(*claim.held).values(loading=None))
     forget(connection, claim.job_key)
 
 
@@ -40,7 +40,8 @@ def forget(connection: Connection, job_key: int) -> None:
 
 
 def lost(connection: Connection, job_key: int, *, seen: int = 0, begun_at: float = 0.0) -> None:
-    """Count workers that were lost while they loaded the job's model; the job fails where that happened twice in a row.
+    """Count workers that were lost while they loaded the job's model; the job fails where that happened twice in a row, and
+    nowhere does it run: where it does, the machines of the others may be too small for it.
 
     `seen` is how many are known to have died. One that the network cut off looks like one that died unseen, so of those
     that were not heard for a lease, the last of which had its claim at `begun_at` (seconds since 1970), one counts, and only
@@ -53,20 +54,22 @@ def lost(connection: Connection, job_key: int, *, seen: int = 0, begun_at: float
     ).one()
     noted = job.load_lost_at if job.load_lost_at is not None and job.load_lost_at <= job.clock else 0.0
     losses = job.load_losses + (seen or begun_at > noted)
-    if job.intent == Intent.CANCEL or losses == job.load_losses:
+    if job.intent == Intent.CANCEL or losses == job.load_losses or served(connection, job_key):
         return
     if losses < LOSSES_ALLOWED:
         connection.execute(update(jobs).where(jobs.c.key == job_key).values(load_losses=losses, load_lost_at=db_now()))
         return
     message = (
-        f"The worker was lost {losses} times while it loaded {job.model_id}: there may be less memory than it needs, or its "
-        "files crash what reads them."
+        f"{job.model_id} could not be loaded {losses} times in a row, each time at the cost of the worker or by an error "
+        "that nobody foresaw: there may be less memory than it needs, or its files crash what reads them."
     )
     job_rows.fail(connection, job_key, code=ModelFault.code, message=message)
 
 
-def _of(claim: Claim) -> Any:
-    return update(shards).where(
-        shards.c.key == claim.key, shards.c.attempt == claim.attempt, shards.c.owner == claim.owner,
-        shards.c.state == "running",
+def served(connection: Connection, job_key: int) -> bool:
+    """Whether somebody has the job's model loaded, and runs a shard of it."""
+    running = select(shards.c.key).where(
+        shards.c.job_key == job_key, shards.c.state == "running", shards.c.lease_until > db_now(),
+        or_(shards.c.loading.is_(None), shards.c.loading != shards.c.attempt),
     )  # fmt: skip
+    return connection.scalar(running.limit(1)) is not None

@@ -5,6 +5,7 @@ Knows leases that ran out and the losses that find a poison document. Must not k
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +22,15 @@ from db.shards import FREE, LONGEST_PAUSE, Claim
 from db.tables import jobs, shards, workers
 
 
-def lapse(connection: Connection, owner_prefix: str, *, but: str) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapsed:
+    """How many shards a dead process held. `too_large` are keys of jobs whose model it was loading, and which others run."""
+
+    shards: int = 0
+    too_large: frozenset[int] = frozenset()
+
+
+def lapse(connection: Connection, owner_prefix: str, *, but: str) -> Lapsed:
     """Let the leases of a dead process run out at once: those whose owner starts with `owner_prefix`, `but` for one. Where
     it was loading a model, that is charged at once, and its shards are free."""
     dead = (
@@ -35,9 +44,11 @@ def lapse(connection: Connection, owner_prefix: str, *, but: str) -> int:
     loaders = {row.owner for row in loads}
     freed = connection.execute(update(shards).where(*dead, shards.c.owner.in_(loaders)).values(**FREE)).rowcount
     lost = connection.execute(update(shards).where(*dead).values(lease_until=0.0)).rowcount
-    for job_key in {row.job_key for row in loads}:
+    job_keys = {row.job_key for row in loads}
+    for job_key in job_keys:
         load_rows.lost(connection, job_key, seen=sum(row.job_key == job_key for row in loads))
-    return freed + lost
+    too_large = frozenset(key for key in job_keys if load_rows.served(connection, key))
+    return Lapsed(shards=freed + lost, too_large=too_large)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +87,12 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
     again = halved = 0
     blamed: list[Claim] = []
     loads = [row for row in rows if row.loading == row.attempt]
-    loaders = {row.owner for row in loads}
+    # What a worker held when it was lost while it loaded a model is charged to that load alone, also where its leases did
+    # not run out at one time; not what it had given up by itself before.
+    loaders = _loaders(connection, {row.owner for row in rows})
     for row in rows:
-        # What a worker held when it was lost while it loaded a model is charged to that load alone.
-        whole, losses = Slice(row.start, row.stop), row.losses + (row.owner not in loaders)
+        spared = row.owner in loaders and (row.loading == row.attempt or row.lease_until > 0.0)
+        whole, losses = Slice(row.start, row.stop), row.losses + (not spared)
         verdict = _verdict(connection, row.job_key, losses, len(whole))
         if verdict == "cancel":
             connection.execute(
@@ -146,6 +159,13 @@ def _shorten(connection: Connection, lease: float) -> None:
     )
 
 
+def _loaders(connection: Connection, owners: Collection[str]) -> frozenset[str]:
+    loading = select(shards.c.owner).where(
+        shards.c.state == "running", shards.c.loading == shards.c.attempt, shards.c.owner.in_(owners)
+    )
+    return frozenset(connection.scalars(loading)) if owners else frozenset()
+
+
 def _verdict(
     connection: Connection, job_key: int, losses: int, documents: int
 ) -> Literal["again", "halve", "blame", "cancel"]:
@@ -157,9 +177,5 @@ def _await(connection: Connection, key: int, attempt: int, **values: Any) -> Non
     """Put a lost shard back into the queue, a little later each time: a fault that repeats must not become a storm."""
     pause = 0.0 if attempt < 2 else min(LONGEST_PAUSE, 2.0 ** (attempt - 2))
     connection.execute(
-        update(shards)
-        .where(shards.c.key == key)
-        .values(
-            state="pending", owner=None, lease_until=None, published_at=None, not_before=db_now() + pause, **values
-        )
-    )  # fmt: skip
+        update(shards).where(shards.c.key == key).values(FREE | {"not_before": db_now() + pause, **values})
+    )

@@ -16,6 +16,7 @@ from corpusmill.errors import LeaseLost
 from corpusmill.shards import Slice, added
 from corpusmill.status import Intent
 from db import jobs as job_rows
+from db import loads as load_rows
 from db import results as result_rows
 from db import reuse
 from db.engine import db_now
@@ -49,13 +50,23 @@ class Claim:
     served: float | None = None
     overtook: bool = False
 
+    @property
+    def held(self) -> tuple[ColumnElement[bool], ...]:
+        """What is so of the shard's row as long as it is this claim's."""
+        return (
+            shards.c.key == self.key,
+            shards.c.attempt == self.attempt,
+            shards.c.owner == self.owner,
+            shards.c.state == "running",
+        )
+
 
 def renew(connection: Connection, claims: Collection[Claim], *, lease: float) -> dict[int, Intent]:
     """Hold the shards for another lease. Returns the intent of the job of each shard still held, by shard key: a shard
     that is missing was lost."""
     held: dict[int, Intent] = {}
     for claim in claims:
-        kept = connection.execute(update(shards).where(*_held(claim)).values(lease_until=db_now() + lease)).rowcount
+        kept = connection.execute(update(shards).where(*claim.held).values(lease_until=db_now() + lease)).rowcount
         if kept:
             intent = connection.scalar(select(jobs.c.intent).where(jobs.c.key == claim.job_key))
             held[claim.key] = Intent(intent) if intent else Intent.CANCEL
@@ -89,7 +100,7 @@ def finish(
         usage = added(before or {}, usage)
     ended = connection.execute(
         update(shards)
-        .where(*_held(claim))
+        .where(*claim.held)
         .values(
             state="cancelled" if left else "done", succeeded=claim.kept + len(rows) - failed, failed=failed,
             cancelled=left,
@@ -105,6 +116,7 @@ def finish(
         if connection.scalar(done) is not None:
             return False
         raise LeaseLost("The shard was taken over, cancelled or deleted while it ran; nothing was written.")
+    load_rows.forget(connection, claim.job_key)  # the model works, wherever else a load of it may have failed
     if keeping is not None:
         reuse.keep(connection, keeping)
     result_rows.write(connection, claim.job_key, rows)
@@ -115,7 +127,7 @@ def finish(
 
 def release(connection: Connection, claim: Claim) -> bool:
     """Give a shard back unharmed (a drain, a fault of the broker, the database or the device): charges no loss."""
-    return bool(connection.execute(update(shards).where(*_held(claim)).values(**FREE)).rowcount)
+    return bool(connection.execute(update(shards).where(*claim.held).values(**FREE)).rowcount)
 
 
 def release_all(connection: Connection, owner_prefix: str) -> int:
@@ -129,7 +141,7 @@ def release_all(connection: Connection, owner_prefix: str) -> int:
 
 def surrender(connection: Connection, claim: Claim) -> bool:
     """Let this shard's lease run out now: its work failed in a way that nobody foresaw, and counts as a loss."""
-    return bool(connection.execute(update(shards).where(*_held(claim)).values(lease_until=0.0)).rowcount)
+    return bool(connection.execute(update(shards).where(*claim.held).values(lease_until=0.0)).rowcount)
 
 
 def due(clock: float | db_now) -> ColumnElement[bool]:
@@ -196,12 +208,3 @@ def gaps(connection: Connection, job_key: int) -> list[tuple[Slice, str]]:
         .order_by(shards.c.start)
     )
     return [(Slice(row.start, row.stop), row.state) for row in rows]
-
-
-def _held(claim: Claim) -> tuple[Any, ...]:
-    return (
-        shards.c.key == claim.key,
-        shards.c.attempt == claim.attempt,
-        shards.c.owner == claim.owner,
-        shards.c.state == "running",
-    )

@@ -143,7 +143,7 @@ shards = Table(
     CheckConstraint("state in ('pending', 'running', 'done', 'cancelled', 'failed')", name="state"),
     CheckConstraint("stop > start", name="slice"),
     Index("ix_shards_job_key_start", "job_key", "start", unique=True),
-    Index("ix_shards_state_job_key", "state", "job_key"),
+    Index("ix_shards_state_job_key_losses_start", "state", "job_key", "losses", "start"),
     sqlite_autoincrement=True,
 )
 

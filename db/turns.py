@@ -6,9 +6,11 @@ Knows what waits, for how long, and how a shard is claimed. Must not know the qu
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from corpusmill.queueing import Waiting, choose, overtakes
 from corpusmill.shards import Slice
@@ -131,29 +133,14 @@ def _has_lost(connection: Connection, job_key: int, clock: float) -> bool:
 def _claim(
     connection: Connection, job: Waiting, owner: str, clock: float, lease: float, *, never_lost: bool, overtook: bool
 ) -> Claim | None:  # fmt: skip
-    first = (
-        select(shards.c.key)
-        .where(shards.c.job_key == job.job_key, shards.c.state == "pending", due(clock))
-        .where(*((shards.c.losses == 0,) if never_lost else ()))
-        .order_by(shards.c.losses == 0, shards.c.start)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = connection.execute(
-        update(shards)
-        .where(shards.c.key == first.scalar_subquery(), shards.c.state == "pending")
-        .values(
-            state="running", attempt=shards.c.attempt + 1, owner=owner, lease_until=db_now() + lease,
-            started_at=db_now(),
-        )
-        .returning(
-            shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses, shards.c.succeeded,
-            shards.c.references_version,
-        )
-    ).one_or_none()  # fmt: skip
+    take = partial(_take, connection, job.job_key, clock, owner=owner, lease=lease)
+    row = (None if never_lost else take(shards.c.losses > 0)) or take(shards.c.losses == 0)
     if row is None:
         return None
-    served = connection.scalar(select(jobs.c.claimed_at).where(jobs.c.key == job.job_key))
+    # Locked: two that claim at one moment must not both have been the first to serve it.
+    served = connection.scalar(
+        select(jobs.c.claimed_at).where(jobs.c.key == job.job_key).with_for_update(key_share=True)
+    )
     connection.execute(
         update(jobs)
         .where(jobs.c.key == job.job_key)
@@ -172,3 +159,29 @@ def _claim(
         served=served,
         overtook=overtook,
     )
+
+
+def _take(
+    connection: Connection, job_key: int, clock: float, losses: ColumnElement[bool], *, owner: str, lease: float
+) -> Row[Any] | None:
+    """Hold the first shard of a job whose losses are such, or None where there is none. Those that were lost and those that
+    were not are asked for apart: either way an index leads to the first one, however many wait."""
+    first = (
+        select(shards.c.key)
+        .where(shards.c.job_key == job_key, shards.c.state == "pending", losses, due(clock))
+        .order_by(shards.c.losses, shards.c.start)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return connection.execute(
+        update(shards)
+        .where(shards.c.key == first.scalar_subquery(), shards.c.state == "pending")
+        .values(
+            state="running", attempt=shards.c.attempt + 1, owner=owner, lease_until=db_now() + lease,
+            started_at=db_now(),
+        )
+        .returning(
+            shards.c.key, shards.c.start, shards.c.stop, shards.c.attempt, shards.c.losses, shards.c.succeeded,
+            shards.c.references_version,
+        )
+    ).one_or_none()  # fmt: skip

@@ -22,8 +22,9 @@ from db.engine import Engine, transact
 
 log = structlog.get_logger(__name__)
 
-#: How long a child may take to end: a second more than it takes to give its shards back over its work's head.
-CHILD_SECONDS = 6.0
+#: How long a child may take to end: somewhat more than it takes to give its shards back over its work's head, and less than
+#: `corpusmill up` gives a worker, so that what a hung child holds can be given back in its place.
+CHILD_SECONDS = 5.5
 #: How long the database may take to hear that the shards of a killed child are free.
 RELEASE_SECONDS = 12.0
 #: How long the whole worker may take to end.

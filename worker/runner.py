@@ -7,7 +7,7 @@ what (`serving`): it is given its models, its database and its heartbeat.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 #: A finished shard is worth waiting for the database for; the lease may run out meanwhile, and then the fence decides.
 SAVE_PATIENCE_SECONDS = 600.0
+#: For how long jobs are left to others whose model this worker's machine seems to be too small for.
+_TOO_LARGE_SECONDS = 600.0
 
 
 class Models(Protocol):
@@ -107,10 +109,17 @@ class Done:
     keeping: Keeping | None
 
 
+class _NotLoaded(Exception):
+    """The shard that was to be read ahead needs a model, or another form of one, that is not loaded."""
+
+
 class Runner:
     """The steps of a shard. One instance for each worker process; `take` and `save` may run in two threads at a time."""
 
-    def __init__(self, *, database: Database, settings: Settings, models: Models, heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, *, database: Database, settings: Settings, models: Models, heartbeat: Heartbeat,
+        too_large: Collection[int] = (),
+    ) -> None:  # fmt: skip
         self._database = database
         self._settings = settings
         self._models = models
@@ -118,6 +127,9 @@ class Runner:
         self._jobs: dict[int, Job] = {}
         #: Keys of jobs that ask for what only a newer version knows: they are for its workers.
         self._beyond: set[int] = set()
+        #: Those whose model an earlier process of this worker did not survive while others run it: left to these until then,
+        #: as `time.monotonic()`.
+        self._too_large = dict.fromkeys(too_large, time.monotonic() + _TOO_LARGE_SECONDS)
         #: When each loaded model was first seen, and when a shard last ended whose job had overtaken no other; as
         #: `time.monotonic()`.
         self._loaded_at: dict[tuple[str, str], float] = {}
@@ -147,7 +159,10 @@ class Runner:
                 return None
             held = self._heartbeat.hold(claim)
             try:
-                return self._prepare(held)
+                return self._prepare(held, ahead)
+            except _NotLoaded:
+                self.give_back(held, turns.give_way)
+                return None
             except ModelFault as fault:
                 self.fail_job(held, fault)
             except NewerVersion as error:
@@ -167,13 +182,13 @@ class Runner:
                     raise DeviceLost(f"The device cannot be used by this process any more: {error}") from error
                 self.surrender(held, error)
 
-    def _prepare(self, held: Held) -> Ready:
+    def _prepare(self, held: Held, ahead: bool) -> Ready:
         usage = Usage()
         claim = held.claim
         job = self._job(claim.job_key)
         params = stored_params(job.task, job.params)
         with usage.phase("load"):
-            engine = self._engine(held, job, params)
+            engine = self._engine(held, job, params, ahead)
             self._note_models()
         with usage.phase("read"):
             documents = self._documents(job, claim.slice)
@@ -193,11 +208,13 @@ class Runner:
             usage.reused = len(reuse.results)
         return ready
 
-    def _engine(self, held: Held, job: Job, params: Params) -> Engine[Any]:
+    def _engine(self, held: Held, job: Job, params: Params, ahead: bool) -> Engine[Any]:
         """The job's model. While it is being loaded the database says so: were the process to die of that, no document
-        would be to blame."""
+        would be to blame. Therefore nothing is loaded ahead, beside a shard that may be what the process dies of."""
         if self._models.has(job.model, job.task, params):
             return self._models.get(job.model, job.task, params)
+        if ahead:
+            raise _NotLoaded
         if not transact(self._database, partial(loads.begin, claim=held.claim)):
             raise LeaseLost("The shard was taken over, cancelled or deleted before its model was loaded.")
         held.loading = True
@@ -247,7 +264,7 @@ class Runner:
         return {
             "loaded": {model: now - at for model, at in self._loaded_at.items()},
             "overtaking": now - self._in_turn_at,
-            "beyond": self._beyond,
+            "beyond": self._beyond | {key for key, until in self._too_large.items() if now < until},
         }
 
     def gives_way(self, ready: Ready) -> bool:
@@ -360,13 +377,13 @@ class Runner:
             log.warning("shard given back", shard=held.claim.key)
             self.give_back(held)
 
-    def give_back(self, held: Held) -> None:
+    def give_back(self, held: Held, give: Callable[[Connection, Claim], object] = shards.release) -> None:
         """Something that is not the shard's fault: it waits again, and counts as lost no more often than before."""
         try:
             self._try(
                 lambda: transact(
                     self._database,
-                    lambda connection: shards.release(connection, held.claim),
+                    lambda connection: give(connection, held.claim),
                     patience=SAVE_PATIENCE_SECONDS,
                 )
             )

@@ -240,9 +240,13 @@ class Sweeper:
         with reading(self.database) as connection:
             left = forgetting.waiting(connection)
         for corpus_id in left:
-            done = forgetting.go_on(
-                self.database, self.settings.data_dir, corpus_id, seconds=until - time.monotonic()
-            )  # fmt: skip
+            try:
+                done = forgetting.go_on(
+                    self.database, self.settings.data_dir, corpus_id, seconds=until - time.monotonic()
+                )  # fmt: skip
+            except OSError as error:  # one whose files cannot be read must not keep the others waiting
+                log.error("a deleted corpus is not forgotten", corpus=corpus_id, exc_info=error)
+                continue
             if not done:
                 return
             log.info("forgot the texts of a deleted corpus", corpus=corpus_id)

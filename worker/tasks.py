@@ -34,6 +34,8 @@ from worker.watchdog import watch
 log = structlog.get_logger(__name__)
 _process: list[Runner] = []
 
+#: Between a child that could not be made ready and the next.
+_AGAIN_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
 _FAULTS_FORGOTTEN_SECONDS = 600.0
 
@@ -46,6 +48,16 @@ def log_as_we_do(**_: Any) -> None:
 
 @worker_process_init.connect
 def start(**_: Any) -> None:
+    """Put this child together, or end it: Celery would let one that is not go on, which could answer no doorbell."""
+    try:
+        _start()
+    except Exception as error:
+        log.critical("this process cannot be made ready; it ends", exc_info=error)
+        time.sleep(_AGAIN_SECONDS)
+        os._exit(1)
+
+
+def _start() -> None:
     """Put this child together, once: what an earlier child of the same parent held is given up by it."""
     from worker.device import memory_use, pick_device
     from worker.models import ModelCache
@@ -71,12 +83,14 @@ def start(**_: Any) -> None:
         ),
     )
     lost = transact(database, lambda connection: losses.lapse(connection, f"{boot}:", but=worker_id), patience=60.0)
-    if lost:
-        log.warning("an earlier process of this worker was lost", shards=lost)
+    if lost.shards:
+        log.warning("an earlier process of this worker was lost", shards=lost.shards)
     heartbeat.start()
     # Twice the time after which its shards are given to others anyway.
     watch(heartbeat.end_overdue, patience=2 * settings.lease_seconds)
-    _process.append(Runner(database=database, settings=settings, models=models, heartbeat=heartbeat))
+    _process.append(
+        Runner(database=database, settings=settings, models=models, heartbeat=heartbeat, too_large=lost.too_large)
+    )
     answers(sign_of(Path(os.environ[DRAIN])))
 
 
@@ -85,9 +99,10 @@ def ring(shard_key: int | None = None, *_: Any, **__: Any) -> None:
     """A doorbell: `shard_key` waited when it was rung. The database says what is to be run now, which may be another shard,
     many, or none; whatever goes wrong is written there too, so the message is done with in any case. What a program of
     another version says besides is not needed for that, and is passed over."""
+    (runner,) = _process
     answers(sign_of(Path(os.environ[DRAIN])))
     try:
-        served = serve(_process[0])
+        served = serve(runner)
     except DeviceLost as error:
         _start_over(error)
     log.info("doorbell answered", rung_for=shard_key, served=served)

@@ -59,14 +59,14 @@ def test_random_faults_change_nothing(
         (faults, jobs), measured.executions = rig.executions(lambda: soak(trouble, kinds, [poisoned, corpus]))
         trouble.tidy()
         until(rig.answers, 120, "the API answers")
+        found = rig.request("GET", "/corpora", params={"limit": 1000}).json()["data"]
+        assert {one["id"] for one in found} == set(known), "no upload that was cut off or refused is to be seen"
         # Those of an API that died before it could answer are among them: the database knows of all.
         for one in rig.jobs():
             if one.id not in before:
                 measured.shards += len(rig.shards(one.id))
                 judge(rig, one.id, known[one.corpus_id], trouble.asked.get(one.id), {_POISON: "worker_lost"})
         assert left_of_no_job(rig) == {"shards": 0, "results": 0, "metrics": 0}
-        found = rig.request("GET", "/corpora", params={"limit": 1000}).json()["data"]
-        assert {one["id"] for one in found} == set(known), "no upload that was cut off or refused is to be seen"
     measured.note = f"{faults} faults of {len(kinds)} kinds in {jobs} jobs in {SECONDS:.0f} s"
 
 

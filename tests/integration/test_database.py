@@ -390,6 +390,35 @@ def test_a_worker_keeps_to_its_loaded_model_while_nobody_has_waited_long(databas
     assert [jobs_of(database, claim(database, loaded=LOADED)) for _ in range(3)] == ["job_b"] * 3
 
 
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_claim_costs_no_more_however_many_shards_wait(ahead: bool, database: Engine) -> None:
+    if database.dialect.name != "sqlite":
+        pytest.skip("only SQLite counts the steps of a statement")
+    steps: list[int] = []
+    for documents in (100, 10_000):
+        a_job(database, f"job_{documents}", shard_size=1, documents=documents)
+        with database.begin() as connection:
+            connection.exec_driver_sql("UPDATE jobs SET claimed_at = 1, priority = 0")
+            connection.exec_driver_sql(f"UPDATE jobs SET priority = 1 WHERE id = 'job_{documents}'")
+
+        def counted(connection: Connection) -> int:
+            driver: Any = connection.connection.driver_connection
+            taken = 0
+
+            def step() -> int:
+                nonlocal taken
+                taken += 1
+                return 0
+
+            driver.set_progress_handler(step, 10)
+            assert turns.claim_next(connection, owner="worker", lease=30, loaded=LOADED, ahead=ahead) is not None
+            driver.set_progress_handler(None, 0)
+            return taken
+
+        steps.append(transact(database, counted))
+    assert steps[1] < 2 * steps[0]
+
+
 def made_and_claimed(database: Engine, job_id: str, seconds: float) -> None:
     """As if the job had been made, and claimed if it was, so many seconds earlier."""
     write = "UPDATE jobs SET claimed_at = claimed_at - {0}, created_at = created_at - {0} WHERE id = '{1}'"

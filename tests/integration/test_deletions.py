@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -459,6 +460,35 @@ def test_documents_that_are_damaged_do_not_stay_because_of_that(
         assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
     sweep()
     assert (outputs(database), waits(tmp_path)) == (1, []), "of a text that nobody can read any more"
+
+
+def test_documents_that_cannot_be_read_now_keep_no_other_corpus_waiting_and_have_their_turn_again(
+    http: FlaskClient, database: Engine, tmp_path: Path, sweep: Callable[[], None]
+) -> None:
+    first, second = sorted([uploaded(http, "one"), uploaded(http, "two")])
+    for corpus in (first, second):
+        worked(http, database, tmp_path, corpus=corpus)
+        assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
+    documents = tmp_path / "forgetting" / first / "documents.jsonl"
+    documents.rename(tmp_path / "aside")
+    documents.mkdir()  # what a disk that fails is to a reader
+    sweep()
+    assert (outputs(database), waits(tmp_path)) == (1, [first])
+    documents.rmdir()
+    (tmp_path / "aside").rename(documents)
+    sweep()
+    assert (outputs(database), waits(tmp_path)) == (0, [])
+
+
+def test_documents_that_an_ingestor_wrote_again_do_not_stay(
+    http: FlaskClient, database: Engine, tmp_path: Path, sweep: Callable[[], None]
+) -> None:
+    corpus = uploaded(http, "one")
+    worked(http, database, tmp_path, corpus=corpus)
+    assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
+    shutil.copytree(tmp_path / "forgetting" / corpus, tmp_path / "corpora" / corpus)
+    sweep()
+    assert (outputs(database), waits(tmp_path), list((tmp_path / "corpora").iterdir())) == (0, [], [])
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])

@@ -8,7 +8,7 @@ from typing import Any
 from db import job_moves, jobs, loads, losses, shards
 from db.engine import Engine, reading, transact
 from db.workers import Description
-from tests.integration.test_database import a_job, claim
+from tests.integration.test_database import a_job, claim, rows
 from worker.heartbeat import Heartbeat
 
 
@@ -144,6 +144,50 @@ def test_a_load_that_raises_what_nobody_foresaw_counts_as_one_that_kills(databas
         expire(database)
     assert status(database) == ("failed", "model_fault")
     assert the(database, "losses") == [0, 0]
+
+
+def test_a_worker_that_is_too_small_for_the_model_fails_no_job_that_another_one_runs(database: Engine) -> None:
+    a_job(database, shard_size=2)
+    runs = load(database, "large")
+    transact(database, lambda connection: loads.end(connection, runs))
+    for _ in range(3):
+        load(database, "small:1")
+        lapsed = transact(database, lambda connection: losses.lapse(connection, "small:", but="small:2"))
+        assert lapsed == losses.Lapsed(shards=1, too_large=frozenset({runs.job_key}))
+    assert status(database) == ("running", None)
+    assert set(the(database, "losses")) == {0}
+
+
+def test_a_shard_that_ends_shows_that_the_model_can_be_loaded(database: Engine) -> None:
+    a_job(database, shard_size=2)
+    held = claim(database, "one")
+    transact(database, lambda connection: shards.release(connection, held))
+    load(database, "two")
+    die(database, "two")
+    assert the(database, "load_losses", "jobs") == [1]
+    held = claim(database, "one")
+    transact(database, lambda connection: shards.finish(connection, held, rows=rows(held.slice), usage={}, partial={}))
+    assert the(database, "load_losses", "jobs") == [0]
+
+
+def test_what_a_lost_worker_held_beside_a_load_is_not_charged_though_its_lease_ran_out_before(database: Engine) -> None:
+    a_job(database)
+    claim(database, "one", lease=0.001)
+    load(database, "one")
+    time.sleep(0.05)
+    expire(database)
+    assert the(database, "losses") == [0, 0]
+
+
+def test_what_a_worker_had_given_up_by_itself_is_charged_though_it_loads_another_model_meanwhile(
+    database: Engine,
+) -> None:
+    a_job(database)
+    held = claim(database, "one")
+    transact(database, lambda connection: shards.surrender(connection, held))
+    load(database, "one")
+    expire(database)
+    assert the(database, "losses") == [1, 0]
 
 
 def test_a_retry_begins_to_count_anew(database: Engine) -> None:

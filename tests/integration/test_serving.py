@@ -88,14 +88,16 @@ class Broken(Streamer):
 
 
 class Models:
-    def __init__(self, engine: Recorder) -> None:
+    def __init__(self, engine: Recorder, *forms: str) -> None:
         self.engine = engine
+        self.forms = {"auto", *forms}
 
     def get(self, info: ModelInfo, task: Task, params: Params) -> Recorder:
+        self.forms.add(params.dtype)
         return self.engine
 
     def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
-        return True
+        return params.dtype in self.forms
 
     def loaded(self) -> frozenset[tuple[str, str]]:
         return frozenset({(ECHO.id, ECHO.revision)})
@@ -137,14 +139,37 @@ def job(database: Engine, tmp_path: Path) -> jobs.Job:
         return jobs.get(connection, "job_a")
 
 
-def runner(database: Engine, folder: Path, engine: Recorder) -> Runner:
+def runner(database: Engine, folder: Path, engine: Recorder, **more: Any) -> Runner:
     """A runner whose heartbeat renews nothing: its leases are long enough."""
     heartbeat = Heartbeat(
         engine=database, worker_id="worker", lease=60.0, drain_flag=None,
         describe=lambda: Description(hostname="here", device="cpu", models=[]),
     )  # fmt: skip
     settings = settings_from({}, data_dir=folder, lease_seconds=60.0)
-    return Runner(database=database, settings=settings, models=Models(engine), heartbeat=heartbeat)
+    return Runner(database=database, settings=settings, models=Models(engine), heartbeat=heartbeat, **more)
+
+
+def test_no_form_of_a_model_is_loaded_ahead_and_the_job_keeps_its_turn(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    """Beside a shard that may be what the process dies of, the load would be charged for it."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("""UPDATE jobs SET params = '{"dtype": "float16"}'""")
+    found = runner(database, tmp_path, Recorder(database))
+    assert found.take(ahead=True) is None
+    with reading(database) as connection:
+        row = connection.exec_driver_sql("SELECT state, owner FROM shards ORDER BY start").first()
+        assert tuple(row or ()) == ("pending", None)
+        assert connection.exec_driver_sql("SELECT claimed_at FROM jobs").scalar_one() is None
+    assert found.take(ahead=False) is not None
+    assert found.take(ahead=True) is not None
+
+
+def test_a_job_whose_model_killed_an_earlier_process_is_left_to_those_that_run_it(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    assert runner(database, tmp_path, Recorder(database), too_large={job.key}).take(ahead=False) is None
+    assert runner(database, tmp_path, Recorder(database)).take(ahead=False) is not None
 
 
 def labels(database: Engine, job: jobs.Job) -> dict[int, str]:

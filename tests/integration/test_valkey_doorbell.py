@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+import torch
 
 from broker.address import redis_client
 from broker.doorbell import Doorbell
@@ -24,6 +25,7 @@ from broker.settings import celery_settings
 from corpusmill.errors import BrokerUnavailable
 from corpusmill.messages import SHARD_QUEUE
 from corpusmill.settings import Settings
+from db.engine import migrate
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,3 +249,28 @@ def test_a_worker_with_these_settings_hears_it_in_a_spawned_child_and_ends_on_si
         if worker.poll() is None:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
+
+
+def test_a_worker_whose_process_cannot_be_made_ready_answers_no_doorbell(
+    server: Embedded, doorbell: Doorbell, tmp_path: Path
+) -> None:
+    """It is started again and again, and what waits is left to others."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device that is to be missing")
+    migrate(f"sqlite:///{tmp_path / 'corpusmill.sqlite3'}")
+    doorbell.ring([1])
+    environ = os.environ | {
+        "CORPUSMILL_DATA_DIR": str(tmp_path), "CORPUSMILL_BROKER_URL": server.url, "CORPUSMILL_DEVICE": "cuda",
+    }  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        worker = subprocess.Popen([sys.executable, "-m", "cli", "worker"], env=environ, stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 120
+        while log.read_text().count("cannot be made ready") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "doorbell answered" not in log.read_text()
+    finally:
+        worker.terminate()
+        worker.wait(40)
