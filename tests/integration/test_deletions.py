@@ -493,7 +493,7 @@ def test_documents_that_an_ingestor_wrote_again_do_not_stay(
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("step", ["Store", "resolve", "merged", "write_references", "transact"])
-@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("reuse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_references_for_a_corpus_that_is_deleted_meanwhile_are_for_one_that_is_not_there(
     http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sweep: Callable[[], None],
     method: str, step: str, *, reuse: bool,
