@@ -190,6 +190,22 @@ def test_slots_that_never_move_give_what_those_give_that_follow_their_sources(
     assert {len(step) for step in groups} == {1}
 
 
+def full(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+
+def full_at(nth: int, owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Has the nth call of a method find the memory full; the calls, as they come."""
+    method, calls = getattr(owner, name), list[Any]()
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return (full if len(calls) == nth else method)(*arguments)
+
+    monkeypatch.setattr(owner, name, failing)
+    return calls
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("nth", [1, 3, 8, 20, 45])
 def test_full_memory_where_caches_grow_loses_no_source(
@@ -199,19 +215,10 @@ def test_full_memory_where_caches_grow_loses_no_source(
     monkeypatch.setattr(slots_module, "_TOGETHER", 3)
     config, given = config_of(model, num_beams=beams), sources(40)
     expected = outputs_of(slots_of(model, batch_tokens=320 * beams), given, config)
-    resize, calls = Group.resize, 0
-
-    def failing(group: Group, *sizes: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        resize(group, *sizes)
-
     slots = slots_of(model, batch_tokens=320 * beams)
-    monkeypatch.setattr(Group, "resize", failing)
+    calls = full_at(nth, Group, "resize", monkeypatch)
     assert outputs_of(slots, given, config) == expected
-    assert calls > nth
+    assert len(calls) > nth
     assert slots.budget.tokens >= 100 * beams, "the budget is halved, not given up"
 
 
@@ -221,18 +228,9 @@ def test_full_memory_where_sources_leave_loses_neither_outputs_nor_sources(
 ) -> None:
     config, given = config_of(model), sources(40)
     expected = outputs_of(slots_of(model), given, config)
-    move, calls = Slots.move, 0
-
-    def failing(slots: Slots, *places: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == moves_until:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        move(slots, *places)
-
-    monkeypatch.setattr(Slots, "move", failing)
+    calls = full_at(moves_until, Slots, "move", monkeypatch)
     assert outputs_of(slots_of(model), given, config) == expected
-    assert calls > moves_until
+    assert len(calls) > moves_until
 
 
 def test_full_memory_where_sources_are_dropped_keeps_the_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +240,6 @@ def test_full_memory_where_sources_are_dropped_keeps_the_others(model: Any, monk
     session = slots.session(rules_of(config, slots.vocabulary))
     session.add(given)
     outcomes = session.advance(Usage())
-
-    def full(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     with monkeypatch.context() as patched:
         patched.setattr(Slots, "move", full)
