@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from . import outcomes
+from . import code, outcomes
 from .databases import Database, Postgresql, Server, Sqlite
 from .oracle import Documents, documents
 from .rig import Rig
@@ -149,6 +149,7 @@ def _expected(item: pytest.Item) -> outcomes.Expected:
         database=values.get("kind", "sqlite"),
         seed=values.get("seed", 1),
         test=item.nodeid,
+        code=code.of_test(item.path),
     )
 
 
@@ -176,12 +177,13 @@ def pytest_runtest_makereport(
     reports = item.stash.setdefault(_REPORTS, [])
     reports.append(report)
     if report.when == "teardown" and (folder := os.environ.get(outcomes.OUTCOMES)):
-        outcomes.keep(Path(folder), item.nodeid, _attempt(reports, item.stash.get(_MEASURED, Measured())))
+        outcomes.keep(Path(folder), item.nodeid, _attempt(item, reports))
     return report
 
 
-def _attempt(reports: list[pytest.TestReport], found: Measured) -> outcomes.Attempt:
+def _attempt(item: pytest.Item, reports: list[pytest.TestReport]) -> outcomes.Attempt:
     """What came of a test, by the reports on its three parts."""
+    found = item.stash.get(_MEASURED, Measured())
     failed = next((report for report in reports if report.failed), None)
     skipped = next((report for report in reports if report.skipped), None)
     reason = failed.longreprtext if failed else ""
@@ -189,6 +191,7 @@ def _attempt(reports: list[pytest.TestReport], found: Measured) -> outcomes.Atte
         reason = skipped.longrepr[2].removeprefix("Skipped: ")
     return outcomes.Attempt(
         outcome="failed" if failed else "skipped" if skipped else "passed",
+        code=code.of_test(item.path),
         reason=reason,
         recoveries=found.recoveries,
         executions=found.executions,
@@ -203,5 +206,6 @@ def _attempt(reports: list[pytest.TestReport], found: Measured) -> outcomes.Atte
 def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport) -> None:
     """A process of pytest-xdist that died took the test's own report with it."""
     if folder := os.environ.get(outcomes.OUTCOMES):
-        attempt = outcomes.Attempt(outcome="failed", reason=report.longreprtext, at=time.time())
+        digest = code.of_test(_HERE.parent.parent / crashitem.partition("::")[0])
+        attempt = outcomes.Attempt(outcome="failed", code=digest, reason=report.longreprtext, at=time.time())
         outcomes.keep(Path(folder), crashitem, attempt)

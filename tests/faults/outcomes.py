@@ -3,7 +3,8 @@
 Knows files alone. Must not know pytest, nor what a fault is.
 
 `expected.json` lists the tests of a whole collection. Every other file belongs to one test and gets a line for each attempt
-that came to an end, so that a failure is not forgotten when the test passes later.
+that came to an end, so that a failure is not forgotten when the test passes later. One that was made with another state of
+the test's code does not count.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ OUTCOMES, EXPECTED = "FAULTS_OUTCOMES", "FAULTS_EXPECTED"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One attempt: `outcome` is passed, failed or skipped, and `reason` says why it was skipped or how it failed. Recoveries
-    and `seconds` are seconds, `at` is the time at its end in seconds since 1970."""
+    and `seconds` are seconds, `at` is the time at its end in seconds since 1970, and `code` the digest of its test."""
 
     outcome: str
+    code: str
     reason: str = ""
     recoveries: list[float] = field(default_factory=list)
     executions: int = 0
@@ -35,12 +37,13 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A test that must have an outcome, and its attempts so far, of which the last one counts."""
+    """A test that must have an outcome, the digest of its code, and its attempts so far, of which the last one counts."""
 
     fault: str
     database: str
     seed: int
     test: str
+    code: str
     attempts: tuple[Attempt, ...] = ()
 
     @property
@@ -61,7 +64,7 @@ class Expected:
 def expect(path: Path, tests: list[Expected]) -> None:
     """Write down the tests that must have an outcome."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = [{"fault": one.fault, "database": one.database, "seed": one.seed, "test": one.test} for one in tests]
+    found = [{name: value for name, value in asdict(one).items() if name != "attempts"} for one in tests]
     path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -75,13 +78,15 @@ def keep(folder: Path, test: str, attempt: Attempt) -> None:
 def read(folder: Path) -> list[Expected]:
     """Every expected test, with its attempts."""
     expected: list[dict[str, Any]] = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
-    return [Expected(**one, attempts=_attempts(_file(folder, one["test"]))) for one in expected]
+    return [Expected(**one, attempts=_attempts(_file(folder, one["test"]), one["code"])) for one in expected]
 
 
-def _attempts(path: Path) -> tuple[Attempt, ...]:
+def _attempts(path: Path, code: str) -> tuple[Attempt, ...]:
+    """Those that were made with this code."""
     if not path.exists():
         return ()
-    return tuple(Attempt(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    attempts = [Attempt(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return tuple(attempt for attempt in attempts if attempt.code == code)
 
 
 def _file(folder: Path, test: str) -> Path:

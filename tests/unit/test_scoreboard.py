@@ -13,19 +13,23 @@ from pathlib import Path
 import pytest
 
 from tests.faults import outcomes
-from tests.faults.__main__ import CODE
+from tests.faults.code import SHARED, of_test
 from tests.faults.outcomes import Attempt, Expected
 from tests.faults.scoreboard import DATABASES, FAULTS, NOT_RUN, SEEDS, kernel, write
 
 ROOT = Path(__file__).parents[2]
-PASSED = Attempt(outcome="passed", seconds=3.0, at=1_795_870_000.0)
-FAILED = Attempt(outcome="failed", reason="AssertionError", seconds=134.2, at=1_795_870_000.0)
+PASSED = Attempt(outcome="passed", code="ab", seconds=3.0, at=1_795_870_000.0)
+FAILED = replace(PASSED, outcome="failed", reason="AssertionError", seconds=134.2)
+
+
+def expected(fault: str, database: str, seed: int, test: str) -> Expected:
+    return Expected(fault=fault, database=database, seed=seed, test=test, code="ab")
 
 
 def whole() -> list[Expected]:
     """One test for each fault that has one, database and seed."""
     return [
-        Expected(fault=fault, database=database, seed=seed, test=f"tests/faults/test_a.py::{fault}[{database}-{seed}]")
+        expected(fault, database, seed, f"tests/faults/test_a.py::{fault}[{database}-{seed}]")
         for fault in FAULTS
         if fault not in NOT_RUN
         for database in DATABASES
@@ -92,8 +96,30 @@ def test_what_failed_and_then_passed_is_complete_and_not_forgotten(tmp_path: Pat
     assert "| passed, after 2 failures | passed, after 2 failures |" in row(text, "F1")
 
 
+def test_what_was_found_with_another_state_of_the_tests_code_does_not_count(tmp_path: Path) -> None:
+    older = [replace(attempt, code="aa") for attempt in (FAILED, PASSED)]
+    wanting, _ = written(tmp_path, whole(), F1=older)
+    assert wanting == [f"F1, {database}: **no outcome** (1 of 1)" for database in DATABASES]
+    wanting, text = written(tmp_path / "again", whole(), F1=[*older, PASSED])
+    assert wanting == []
+    assert "| passed | passed |" in row(text, "F1")
+
+
+def test_a_file_of_tests_is_of_another_state_when_it_changes_or_one_from_which_it_takes_something(
+    tmp_path: Path,
+) -> None:
+    ours, theirs, other = (tmp_path / f"test_{name}.py" for name in ("ours", "theirs", "other"))
+    ours.write_text("from .test_theirs import (\n    something,\n)\n")
+    theirs.write_text("from .test_ours import something_else\n")
+    other.write_text("from .rig import Rig\n")
+    before = [of_test(one) for one in (ours, theirs, other)]
+    theirs.write_text("something = 1\n")
+    after = [of_test(one) for one in (ours, theirs, other)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, True]
+
+
 def test_a_skip_is_content_for_a_reason_that_holds_everywhere_alone_and_shows_it(tmp_path: Path) -> None:
-    everywhere = Attempt(outcome="skipped", reason="a SQLite file has no connections")
+    everywhere = replace(PASSED, outcome="skipped", reason="a SQLite file has no connections")
     here = replace(everywhere, reason="PostgreSQL's wheel is not installed")
     wanting, text = written(tmp_path, whole(), F26=[everywhere], F1=[here])
     assert wanting == [f"F1, {one}: **not run here**: PostgreSQL's wheel is not installed" for one in DATABASES]
@@ -102,7 +128,7 @@ def test_a_skip_is_content_for_a_reason_that_holds_everywhere_alone_and_shows_it
 
 
 def test_a_test_without_a_number_has_a_row_and_is_asked_for(tmp_path: Path) -> None:
-    plain = [Expected(fault="test_by_itself", database=one, seed=1, test=f"test_by_itself[{one}]") for one in DATABASES]
+    plain = [expected("test_by_itself", one, 1, f"test_by_itself[{one}]") for one in DATABASES]
     wanting, text = written(tmp_path, whole() + plain, test_by_itself=[FAILED])
     assert [line.partition(":")[0] for line in wanting] == [f"test_by_itself, {one}" for one in DATABASES]
     assert "| test by itself | **failed** " in row(text, "test_by_itself")
@@ -131,7 +157,7 @@ def test_the_digest_covers_every_file_of_ours_that_the_fault_tests_import() -> N
         if path not in seen:
             seen.add(path)
             waiting += imported(path)
-    covered = [ROOT / name for name in CODE]
+    covered = [ROOT / name for name in SHARED]
     assert [path for path in sorted(seen) if not any(path.is_relative_to(one) for one in covered)] == []
     assert all(one.exists() for one in covered)
 
