@@ -54,6 +54,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _WRITES = "corpusmill_writes"
+#: Seconds between two tries, from which on a wait is worth a line in the log.
+_LONGEST_PAUSE = 2.0
 #: PostgreSQL ends a writing transaction of which it hears nothing for so long. A program that was cut off from it in the
 #: middle of one would otherwise keep its rows locked, and everybody waiting, for as long as the network is down.
 _IDLE_MILLISECONDS = 20_000
@@ -199,7 +201,8 @@ def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float
     """Run `work` in a writing transaction, again with jitter for `patience` seconds while the database is not there.
 
     A connection may be lost while COMMIT is under way, so `work` must find out by itself that an earlier run of it was
-    committed after all. Raises DatabaseUnavailable when the patience is spent.
+    committed after all. Raises DatabaseUnavailable when the patience is spent. One that lasts says in the log, once, for
+    what it waits: a worker that saves a shard does so for minutes, and its disk may be full.
     """
     deadline = time.monotonic() + patience
     pause = 0.05
@@ -207,11 +210,13 @@ def transact(engine: Engine, work: Callable[[Connection], T], *, patience: float
         try:
             with writing(engine) as connection:
                 return work(connection)
-        except DatabaseUnavailable:
+        except DatabaseUnavailable as error:
             if time.monotonic() + pause > deadline:
                 raise
+            if pause < _LONGEST_PAUSE <= 2 * pause:
+                log.warning("waiting for the database", why=str(error), seconds=round(deadline - time.monotonic()))
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 — jitter, not a secret
-        pause = min(pause * 2, 2.0)
+        pause = min(pause * 2, _LONGEST_PAUSE)
 
 
 def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

@@ -246,8 +246,8 @@ def test_a_full_disk_under_the_database_stops_the_job_until_there_is_room(
             ballast = fill(Path(folder))
             taken: list[str] = []
             until(lambda: refused(rig, few, taken), BOUND, "a job is refused, with the reason")
+            until(lambda: "its disk is full" in worker_logs(rig), BOUND, "a worker says so too")
             if kind == "sqlite":  # of a server's disk nobody else can look at the room
-                until(lambda: "its disk is full" in worker_logs(rig), BOUND, "a worker says so too")
                 says_that_it_is_full(rig, "database")
             before = rig.done(job_id)
             assert before < len(few)
