@@ -14,7 +14,9 @@ FAULTS_ONCE     a file that the first to die or wait makes: whoever finds it goe
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
                 as its first and last position
 FAULTS_BUSY     a worker waits 50 ms for SQLite's lock and no longer; a file that gets a letter each time in vain
-FAULTS_BATCH    the batch size from which the device runs out of memory
+FAULTS_BATCHES  a file that gets a line for each batch that the echo model has run: its process
+FAULTS_BATCH    the batch size from which the device runs out of memory; the file FAULTS_ROOM gets a line for each batch that
+                it had no room for: its documents
 
 A document whose text holds one of the words below does what they say to the process that runs it, and so does a model of
 such a name to the process that loads it.
@@ -147,27 +149,35 @@ def _lose_patience(met: Path) -> None:
 
 
 def _poisoned(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    log = os.environ.get("FAULTS_RUNS")
+    log, batches = os.environ.get("FAULTS_RUNS"), os.environ.get("FAULTS_BATCHES")
 
     def running(self: Any, prepared: Any, usage: Any, stopped: Callable[[], bool]) -> Iterator[Any]:
         if log:
-            with Path(log).open("a", encoding="ascii") as file:
-                file.write(f"{prepared.documents[0].position} {prepared.documents[-1].position}\n")
+            _add(log, prepared.documents[0].position, prepared.documents[-1].position)
         for document in prepared.documents:
             _harm(document.text)
         most = int(os.environ.get("FAULTS_BATCH", "0"))
         if most:
             yield from _on_a_small_device(run, self, prepared, usage, stopped, most)
-        else:
-            yield from run(self, prepared, usage, stopped)
+            return
+        for results in run(self, prepared, usage, stopped):
+            if batches:
+                _add(batches, os.getpid())
+            yield results
 
     return running
+
+
+def _add(path: str, *numbers: int) -> None:
+    with Path(path).open("a", encoding="ascii") as file:
+        file.write(" ".join(map(str, numbers)) + "\n")
 
 
 def _on_a_small_device(
     run: Callable[..., Iterator[Any]], engine: Any, prepared: Any, usage: Any, stopped: Callable[[], bool], most: int
 ) -> Iterator[Any]:
-    """The same by the product's own budget of batches, on a device with room for `most` documents."""
+    """The same by the product's own budget of batches, kept with the model as the product's engines do, on a device with
+    room for fewer than `most` documents."""
     import torch
 
     from corpusmill.documents import failed
@@ -178,12 +188,13 @@ def _on_a_small_device(
     documents = prepared.documents
 
     def batch(indices: list[int]) -> list[Any]:
-        if len(indices) > most or any(OOM in documents[index].text for index in indices):
+        if len(indices) >= most or any(OOM in documents[index].text for index in indices):
+            _add(os.environ["FAULTS_ROOM"], len(indices))
             raise torch.OutOfMemoryError("CUDA out of memory")
         chosen = replace(prepared, documents=[documents[index] for index in indices])
         return [result for found in run(engine, chosen, usage, stopped) for result in found]
 
-    budget = Budget(Device(kind="cpu", batch_tokens=64))
+    budget = vars(engine).setdefault("budget", Budget(Device(kind="cpu", batch_tokens=64)))
     for indices, output in budget.batches([1] * len(documents), batch, stopped):
         if output is not None:
             yield output

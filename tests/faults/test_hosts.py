@@ -143,7 +143,7 @@ def test_a_network_that_loses_in_one_direction_makes_it_slower_and_nothing_else(
     site.ready()
     network.worsen("worker-0", "broker", loss=0.3)
     network.worsen("broker", "worker-0", delay=0.5)
-    network.worsen("worker-0", "database", delay=0.05)
+    network.worsen("worker-0", "database", delay=0.5)
     network.worsen("database", "worker-0", loss=0.3)
     job_id = site.submit(few, delay_ms=1)
     site.await_ended(job_id, 400)

@@ -39,6 +39,31 @@ def test_a_cancelled_job_stops_and_stays_cancelled(rig: Rig, corpus: Documents, 
     rig.clean(job_id)
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F42")
+def test_a_cancelled_job_ends_within_a_batch_of_each_worker(rig: Rig, corpus: Documents, measured: Measured) -> None:
+    batches = rig.folder / "batches"
+    batches.unlink(missing_ok=True)
+    rig.restart(*rig.worker_names(), FAULTS_BATCHES=str(batches))
+    rig.ready()
+    # A batch of one document, and longer than it takes a worker to look: a shard would last two minutes and a half.
+    job_id = rig.submit(corpus[:200], delay_ms=3_000)
+
+    def run() -> list[str]:
+        return batches.read_text(encoding="ascii").split() if batches.exists() else []
+
+    until(lambda: len(set(run())) == rig.workers, what="each worker has run a batch")
+    assert rig.request("POST", f"/jobs/{job_id}/cancel").status_code == 202
+    before = run()
+    assert rig.await_ended(job_id) == "cancelled"
+    until(lambda: not rig.running(job_id), what="nobody holds a shard of it")
+    assert all(run().count(worker) - before.count(worker) <= 1 for worker in set(before))
+    counts = rig.job(job_id)["counts"]
+    assert counts["succeeded"] == results(rig, job_id)
+    assert counts["succeeded"] + counts["cancelled"] == counts["total"] == 200
+    rig.clean(job_id)
+
+
 def results(rig: Rig, job_id: str) -> int:
     found = rig.database.query(
         "SELECT count(*) AS n FROM results r JOIN jobs j ON j.key = r.job_key WHERE j.id = :id", id=job_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import shutil
@@ -33,7 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.mark.fault("F32")
 def test_a_document_that_does_not_fit_the_device_fails_alone(rig: Rig, corpus: Documents, measured: Measured) -> None:
     rig.kill("worker-1")
-    rig.restart("worker-0", FAULTS_BATCH="7")
+    without_room = rig.folder / "without-room"
+    without_room.unlink(missing_ok=True)
+    rig.restart("worker-0", FAULTS_BATCH="8", FAULTS_ROOM=str(without_room))
     rig.ready()
     heavy = [dict(one) for one in corpus[:200]]
     for position in (0, 77, 199):
@@ -45,6 +48,11 @@ def test_a_document_that_does_not_fit_the_device_fails_alone(rig: Rig, corpus: D
     rig.verify(job_id, heavy, failed=dict.fromkeys((0, 77, 199), "out_of_memory"))
     assert measured.executions == measured.shards
     assert sum(one.losses for one in rig.shards(job_id)) == 0
+    sizes = [int(line) for line in without_room.read_text(encoding="ascii").splitlines()]
+    assert [size for size in sizes if size >= 8] == [50, 25, 12], (
+        "halved until it fitted, and remembered in later shards"
+    )
+    assert sizes.count(1) == 3, "alone at the last, each of them once"
 
 
 @pytest.mark.fault("F33")
@@ -57,16 +65,28 @@ def test_a_lost_device_restarts_the_process_and_blames_no_document(
     rig.restart("worker-0", FAULTS_ONCE=str(token))
     rig.ready()
     parent = rig.processes["worker-0"].pid
+    log = rig.folder / "worker-0.log"
+    said = len(log.read_bytes())
     cursed = [dict(one) for one in corpus[:200]]
     cursed[120]["text"] += DEVICE
     job_id = rig.submit(cursed)
+    # The same again in the process that takes the first one's place.
+    until(lambda: pauses(log, said) == [1.0], BOUND, "the process ends")
+    token.unlink()
     rig.await_ended(job_id)
     rig.verify(job_id, cursed)
     measured.shards = len(rig.shards(job_id))
     assert token.exists()
+    assert pauses(log, said) == [1.0, 2.0], "it waits longer each time"
     assert sum(one.losses for one in rig.shards(job_id)) == 0
     assert rig.processes["worker-0"].alive
     assert rig.processes["worker-0"].pid == parent
+
+
+def pauses(log: Path, since: int) -> list[float]:
+    """Seconds that a worker's processes waited before they ended for the loss of their device; from that byte of the log."""
+    lines = log.read_bytes()[since:].decode(errors="replace").splitlines()
+    return [json.loads(line)["seconds"] for line in lines if '"device lost; this process ends"' in line]
 
 
 _CGROUP = Path("/sys/fs/cgroup/memory")
