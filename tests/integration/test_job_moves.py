@@ -17,7 +17,7 @@ from db import job_moves, jobs, losses, results, shards, tables
 from db.engine import Engine, reading, transact
 from db.results import ResultRow, Selection
 from db.shards import Claim
-from tests.integration.test_database import a_job, claim, the_job
+from tests.integration.steps import a_job, claim, the_job
 
 PAUSES = {
     "pause": job_moves.request_pause,

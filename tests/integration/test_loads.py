@@ -8,7 +8,7 @@ from typing import Any
 from db import job_moves, jobs, loads, losses, shards
 from db.engine import Engine, reading, transact
 from db.workers import Description
-from tests.integration.test_database import a_job, claim, rows
+from tests.integration.steps import a_job, claim, rows
 from worker.heartbeat import Heartbeat
 
 

@@ -20,7 +20,7 @@ from corpusmill.shards import Slice
 from corpusmill.status import Status
 from db import corpora, files, ingest, jobs, losses, metrics, shards
 from db.engine import Engine, clock_of, migrate, reading, settle, transact
-from tests.integration.test_database import a_job, claim, the_job
+from tests.integration.steps import a_job, claim, the_job
 from tests.integration.test_job_moves import ask, finish, rows, stored
 from worker.sweep import Sweeper
 

@@ -12,7 +12,7 @@ import pytest
 from corpusmill.errors import BrokerUnavailable
 from db.engine import Engine, transact
 from db.shards import release
-from tests.integration.test_database import a_job, claim
+from tests.integration.steps import a_job, claim
 from worker.watch import Watch, answers
 
 
