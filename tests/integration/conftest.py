@@ -26,6 +26,16 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def theirs(database_url: str) -> Iterator[Engine]:
+    """Somebody else's database."""
+    if database_url.startswith("sqlite"):
+        Path(database_url.removeprefix("sqlite:///")).touch()
+    engine = create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def database(database_url: str) -> Iterator[Engine]:
     """An engine on a migrated database."""
     migrate(database_url)

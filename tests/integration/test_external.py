@@ -1,78 +1,28 @@
-"""Other people's tables, on both databases: read by key whatever its type, only read, and written over by document id."""
+"""Other people's tables, on both databases: read by key whatever its type, and only read."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-import threading
-import traceback
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
 from corpora import store_items
 from corpusmill.documents import Document
 from corpusmill.errors import PlaceFault, PlaceUnavailable
-from corpusmill.places import DatabasePlace, Places
-from corpusmill.schedules import CorpusSource, SqlSource, TableSink
+from corpusmill.places import Places
+from corpusmill.schedules import CorpusSource
 from corpusmill.settings import Settings
 from db import corpora
 from db.corpora import store_directory
-from db.engine import POSTGRESQL_DEADLINES, Engine, create_engine, transact
-from db.external import Column, LabelTable, Rows, engine, reading
-from pipeline.review import open_reviewers
-from pipeline.running import Parts, Runner
-from pipeline.sinks import Delivered, Sink, open_sink
+from db.engine import POSTGRESQL_DEADLINES, Engine, transact
+from db.external import Rows, engine, reading
 from pipeline.sources import Source, SourceDocument, open_source
-from tests.integration.world import Shelf, World
-
-
-@pytest.fixture
-def theirs(database_url: str) -> Iterator[Engine]:
-    """Somebody else's database."""
-    if database_url.startswith("sqlite"):
-        Path(database_url.removeprefix("sqlite:///")).touch()
-    engine = create_engine(database_url)
-    yield engine
-    engine.dispose()
-
-
-def do(engine: Engine, *statements: str) -> None:
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-
-
-def places(url: str) -> Places:
-    return Places(databases={"day": DatabasePlace.model_validate({"url": url})})
-
-
-def source(url: str, **fields: Any) -> Source:
-    definition = SqlSource.model_validate({"type": "sql", "place": "day", "key": "id"} | fields)
-    return open_source(definition, places(url), settings=Settings(), database=None)  # type: ignore[arg-type]
-
-
-def sink(url: str, table: str = "labels") -> Sink:
-    definition = TableSink.model_validate({"type": "table", "place": "day", "table": table})
-    return open_sink(definition, places(url), run="run_a", date="2026-01-01")
-
-
-def read(found: Source, since: Any = None) -> dict[str, str]:
-    documents = list(found.read(since))
-    assert len({document.id for document in documents}) == len(documents)
-    return {document.id: document.text for document in documents}
-
-
-def position(found: Source) -> Any:
-    return json.loads(json.dumps(found.position()))
+from tests.integration.their_tables import do, position, read, source
 
 
 @pytest.mark.parametrize(
@@ -316,17 +266,6 @@ def test_a_cell_that_cannot_be_read_so_is_named_by_no_value(theirs: Engine, data
         assert "private" not in str(error.value)
 
 
-def test_a_row_that_a_table_refuses_is_quoted_nowhere(theirs: Engine, database_url: str) -> None:
-    do(theirs, "CREATE TABLE labels (id VARCHAR(99) PRIMARY KEY, body TEXT CHECK (length(body) < 5))")
-    labels, word = (
-        LabelTable(database_url, "day", "labels", [Column("id", "text"), Column("body", "text")]),
-        uuid4().hex,
-    )
-    with pytest.raises(PlaceFault, match="The database day says") as error:
-        labels.write([{"id": word, "body": word}])
-    assert word not in "".join(traceback.format_exception(error.value))
-
-
 _ENDLESS = {
     "postgresql": "SELECT 1 AS id, 'x' AS text WHERE pg_sleep(60) IS NULL",
     "sqlite": "WITH RECURSIVE x(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM x) SELECT max(id) AS id, 'x' AS text FROM x",
@@ -337,19 +276,6 @@ def test_a_query_without_an_end_is_ended(theirs: Engine, database_url: str, monk
     monkeypatch.setattr(engine, "_STATEMENT_SECONDS", 0.2)
     with pytest.raises(PlaceFault, match="took too long"):
         read(source(database_url, query=_ENDLESS[theirs.dialect.name], sync="mirror"))
-
-
-def test_a_table_that_somebody_else_holds_is_not_waited_for_without_end(
-    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sink(database_url).deliver([delivered("a")], [])
-    monkeypatch.setattr(engine, "_STATEMENT_SECONDS", 0.2)
-    monkeypatch.setitem(engine._DEADLINES, "pysqlite", {"timeout": 0.2})
-    found = sink(database_url)
-    with theirs.begin() as connection:
-        connection.exec_driver_sql("UPDATE labels SET label = 'theirs'")
-        with pytest.raises((PlaceFault, PlaceUnavailable), match=r"took too long|database is locked"):
-            found.deliver([delivered("a")], [])
 
 
 def test_an_account_keeps_the_limit_that_it_has(theirs: Engine) -> None:
@@ -365,116 +291,6 @@ def test_drivers_are_told_how_long_to_wait_but_for_what_the_url_says() -> None:
     assert told == {name: value for name, value in POSTGRESQL_DEADLINES.items() if name != "connect_timeout"}
     assert engine.deadlines_of(sa.make_url("mysql+pymysql://host/day"))["connect_timeout"] == 5
     assert engine.deadlines_of(sa.make_url("unheard+of://host/day")) == {}
-
-
-def delivered(document_id: str, label: str | None = "pos", **fields: Any) -> Delivered:
-    values: dict[str, Any] = {
-        "text": "text", "output": {"label": label, "scores": {"pos": 0.5, "a\0b": 0.25}}, "status": "succeeded",
-        "error": None, "score": 0.5, "model_id": "m", "model_revision": "r", "run_id": "run_a",
-        "labelled_at": 1_774_738_800.25,
-    }  # fmt: skip
-    return Delivered(document_id=document_id, label=label, **(values | fields))
-
-
-def table(engine: Engine, name: str = "labels") -> dict[str, Any]:
-    found = sa.Table(name, sa.MetaData(), autoload_with=engine)
-    with engine.connect() as connection:
-        return {row.document_id: row for row in connection.execute(sa.select(found))}
-
-
-def test_a_table_is_made_filled_written_over_and_emptied(theirs: Engine, database_url: str) -> None:
-    sink(database_url).deliver([delivered("a"), delivered("b", "neg")], [])
-    rows = table(theirs)
-    assert {id: (row.label, row.score, row.model, row.model_revision, row.run) for id, row in rows.items()} == {
-        "a": ("pos", 0.5, "m", "r", "run_a"), "b": ("neg", 0.5, "m", "r", "run_a"),
-    }  # fmt: skip
-    assert rows["a"].output == {"label": "pos", "scores": {"pos": 0.5, "a�b": 0.25}}
-    moment = rows["a"].labelled_at
-    assert (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) == datetime.fromtimestamp(1_774_738_800.25, UTC)
-    again = [
-        delivered("b", None, output=None, score=None, status="failed", error={"code": "too_long", "message": ""}),
-        delivered("c"),
-        delivered("c", "neg"),
-    ]
-    for _ in range(2):
-        sink(database_url).deliver(iter(again), iter(["a", "never"]))
-    rows = table(theirs)
-    assert {id: (row.status, row.label, row.output is None, row.error) for id, row in rows.items()} == {
-        "b": ("failed", None, True, "too_long"), "c": ("succeeded", "pos", False, None),
-    }  # fmt: skip
-
-
-_OTHERS = (
-    "status TEXT, label VARCHAR(20), output TEXT, error TEXT, model TEXT, model_revision TEXT, run TEXT, "
-    "labelled_at TEXT"
-)
-
-
-def test_a_table_of_their_own_is_filled_with_what_its_columns_take(theirs: Engine, database_url: str) -> None:
-    do(
-        theirs,
-        f"CREATE TABLE mine (document_id VARCHAR(50) NOT NULL UNIQUE, score REAL, {_OTHERS}, more TEXT)",
-    )
-    sink(database_url, "mine").deliver([delivered("a")], [])
-    do(theirs, "UPDATE mine SET more = 'theirs'")
-    sink(database_url, "mine").deliver([delivered("a", "neg")], [])
-    row = table(theirs, "mine")["a"]
-    assert (row.label, row.more, row.labelled_at) == ("neg", "theirs", "2026-03-28T23:00:00.250+00:00")
-    assert json.loads(row.output)["label"] == "neg"
-
-
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        ("document_id TEXT PRIMARY KEY, label TEXT", "lacks status, score"),
-        (
-            f"document_id TEXT PRIMARY KEY, score TEXT, {_OTHERS}",
-            "score of mine is .* a floating-point number",
-        ),
-        (
-            f"document_id TEXT, score REAL, {_OTHERS}",
-            "not unique",
-        ),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused_before_anything_is_written(
-    theirs: Engine, database_url: str, columns: str, said: str
-) -> None:
-    do(theirs, f"CREATE TABLE mine ({columns})")
-    with pytest.raises(PlaceFault, match=said):
-        sink(database_url, "mine")
-
-
-def test_two_may_make_and_fill_one_table_at_once(theirs: Engine, database_url: str) -> None:
-    start, errors = threading.Barrier(3), []
-
-    def work(order: int) -> None:
-        ids = [f"d{number}" for number in range(300)]
-        start.wait()
-        try:
-            sink(database_url).deliver([delivered(id, str(order)) for id in ids[:: (-1) ** order]], [])
-        except Exception as error:  # noqa: BLE001 — it is the test's to show
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(order,)) for order in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert len(table(theirs)) == 300
-
-
-def test_databases_without_an_upsert_are_updated_or_inserted_into(
-    theirs: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    columns = (Column("document_id", "text"), Column("label", "text"), Column("score", "number"))
-    found = LabelTable(database_url, "day", "plain", columns)
-    monkeypatch.setattr(found, "_dialect", lambda connection: None)
-    rows = [{"document_id": id, "label": "x", "score": 0.5} for id in "ab"]
-    found.write(rows)
-    found.write([rows[0] | {"label": "y"}, {"document_id": "c", "label": "z", "score": None}])
-    assert {id: row.label for id, row in table(theirs, "plain").items()} == {"a": "y", "b": "x", "c": "z"}
 
 
 def test_corpora_of_a_name_are_read_once_each_the_newest_first(database: Engine, tmp_path: Path) -> None:
@@ -519,57 +335,6 @@ def test_corpora_of_a_name_are_read_once_each_the_newest_first(database: Engine,
     second = opened()
     assert given_by(second, position(first)) == [("d", "D"), ("x", "slow")]
     assert given_by(opened(), position(second)) == []
-
-
-_EDITS = st.lists(
-    st.lists(
-        st.tuples(st.sampled_from(["put", "put", "put", "delete", "empty"]), st.integers(0, 6), st.integers(0, 3)),
-        max_size=6,
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-@settings(
-    max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
-@given(nights=_EDITS)
-def test_a_mirror_ends_as_a_labelling_of_the_final_table_from_scratch(
-    database: Engine, database_url: str, tmp_path: Path, nights: list[list[tuple[str, int, int]]]
-) -> None:
-    """Rows are written, edited back and forth, emptied and deleted; each night only what changed is labelled."""
-    name = f"reviews_{len(sa.inspect(database).get_table_names())}"
-    do(database, "DELETE FROM schedules", f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, text TEXT)")
-    world = Real(database, Settings(data_dir=tmp_path / "data", places_file=tmp_path / "places.toml"), Shelf())
-    (tmp_path / "places.toml").write_text(f'[databases.day]\nurl = "{database_url}"\n')
-    world.schedule(
-        name=name, source={"type": "sql", "place": "day", "table": name, "key": "id", "sync": "mirror", "most_gone": 1},
-        sinks=[{"type": "table", "place": "day", "table": f"labels_of_{name}"}],
-    )  # fmt: skip
-    for number, edits in enumerate(nights):
-        for what, key, text in edits:
-            do(database, f"DELETE FROM {name} WHERE id = {key}")
-            if what != "delete":
-                do(
-                    database,
-                    f"INSERT INTO {name} VALUES ({key}, {'NULL' if what == 'empty' else repr(f'text {text}')})",
-                )
-        run = world.night(number)
-        assert run.status == "succeeded", run.error
-        with database.connect() as connection:
-            there = connection.exec_driver_sql(f"SELECT id, text FROM {name} WHERE text IS NOT NULL")
-            expected = {str(row.id): f"<{row.text}>" for row in there}
-        assert {id: row.label for id, row in table(database, f"labels_of_{name}").items()} == expected
-
-
-class Real(World):
-    """A world whose source and sink are real tables."""
-
-    def runner(self, clock: Any = None) -> Runner:
-        parts = Parts(open_source=open_source, open_sink=open_sink, open_reviewers=open_reviewers)
-        return Runner(settings=self.settings, database=self.database, parts=parts, clock=clock)
 
 
 def test_documents_have_the_shape_that_runs_read(theirs: Engine, database_url: str) -> None:
