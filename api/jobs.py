@@ -25,6 +25,7 @@ from api.state import State, state
 from api.views import etag_of, job_view, keyset_view, report_view
 from corpusmill.errors import (
     BrokerUnavailable,
+    Conflict,
     CorpusmillError,
     DatabaseUnavailable,
     FieldFault,
@@ -161,7 +162,18 @@ def retry(path: JobPath) -> Response:
 
 def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
     here = state()
-    transact(here.database, lambda connection: move(connection, path.job_id))
+    moved = False
+
+    def once(connection: Connection) -> None:
+        nonlocal moved
+        try:
+            move(connection, path.job_id)
+        except Conflict:  # what was committed though its answer was lost may not be asked for again
+            if not moved:
+                raise
+        moved = True
+
+    transact(here.database, once)
     return answer(_read(here, path.job_id), 202)
 
 

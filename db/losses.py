@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, insert, or_, select, update
 
 from corpusmill.queueing import after_loss, losses_of_half
 from corpusmill.shards import Slice, halves
@@ -149,12 +149,15 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
 
 def _shorten(connection: Connection, lease: float) -> None:
     """Leases that end far ahead were taken before the clock was set back, and would outlast a dead worker by as much: they
-    end in a lease from now. A worker that lives renews its own three times in that; one that has done so since, with a
-    longer lease than the sweeper's, keeps it."""
-    beaten_since = select(workers.c.id).where(workers.c.id == shards.c.owner, workers.c.seen_at <= db_now())
+    end in a lease from now. A worker that lives renews its own three times in that; one that has done so since, or has not
+    beaten yet and claimed its shard since, with a longer lease than the sweeper's, keeps it."""
+    seen = select(workers.c.id).where(workers.c.id == shards.c.owner)
+    since = or_(
+        seen.where(workers.c.seen_at <= db_now()).exists(), and_(~seen.exists(), shards.c.started_at <= db_now())
+    )
     connection.execute(
         update(shards)
-        .where(shards.c.state == "running", shards.c.lease_until > db_now() + 2 * lease, ~beaten_since.exists())
+        .where(shards.c.state == "running", shards.c.lease_until > db_now() + 2 * lease, ~since)
         .values(lease_until=db_now() + lease)
     )
 

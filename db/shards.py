@@ -130,6 +130,15 @@ def release(connection: Connection, claim: Claim) -> bool:
     return bool(connection.execute(update(shards).where(*claim.held).values(**FREE)).rowcount)
 
 
+def release_but(connection: Connection, owner: str, but: Collection[int]) -> int:
+    """The same for whatever an owner holds but for the shards of these keys."""
+    return connection.execute(
+        update(shards)
+        .where(shards.c.state == "running", shards.c.owner == owner, shards.c.key.not_in(but))
+        .values(**FREE)
+    ).rowcount
+
+
 def release_all(connection: Connection, owner_prefix: str) -> int:
     """The same for whatever is held by owners whose name starts so."""
     return connection.execute(

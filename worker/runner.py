@@ -134,6 +134,9 @@ class Runner:
         #: `time.monotonic()`.
         self._loaded_at: dict[tuple[str, str], float] = {}
         self._in_turn_at = time.monotonic()
+        #: Whether the database may have given this worker a shard and the answer was lost. Nobody would run it or renew its
+        #: lease, which would be charged to its documents.
+        self._in_doubt = False
         #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
         self._writing: dict[int, float] = {}
 
@@ -148,13 +151,8 @@ class Runner:
         Raises OSError where this machine cannot do it now: it is for another worker, or for the next bell.
         """
         while True:
-            claim = transact(
-                self._database,
-                lambda connection: turns.claim_next(
-                    connection, owner=self._heartbeat.worker_id, lease=self._settings.lease_seconds, ahead=ahead,
-                    **self._standing(),
-                ),
-            )  # fmt: skip
+            claim = transact(self._database, partial(self._claim, ahead=ahead))
+            self._in_doubt = False
             if claim is None:
                 return None
             held = self._heartbeat.hold(claim)
@@ -181,6 +179,15 @@ class Runner:
                     self.give_back(held)
                     raise DeviceLost(f"The device cannot be used by this process any more: {error}") from error
                 self.surrender(held, error)
+
+    def _claim(self, connection: Connection, ahead: bool) -> Claim | None:
+        owner = self._heartbeat.worker_id
+        if self._in_doubt:
+            shards.release_but(connection, owner, [held.claim.key for held in self._heartbeat.held()])
+        self._in_doubt = True
+        return turns.claim_next(
+            connection, owner=owner, lease=self._settings.lease_seconds, ahead=ahead, **self._standing()
+        )
 
     def _prepare(self, held: Held, ahead: bool) -> Ready:
         usage = Usage()
@@ -376,6 +383,12 @@ class Runner:
         for held in self._heartbeat.held():
             log.warning("shard given back", shard=held.claim.key)
             self.give_back(held)
+        if self._in_doubt:
+            self._try(lambda: transact(
+                self._database,
+                lambda connection: shards.release_but(connection, self._heartbeat.worker_id, ()),
+                patience=SAVE_PATIENCE_SECONDS,
+            ))  # fmt: skip
 
     def give_back(self, held: Held, give: Callable[[Connection, Claim], object] = shards.release) -> None:
         """Something that is not the shard's fault: it waits again, and counts as lost no more often than before."""

@@ -76,6 +76,7 @@ def test_cut_connections_and_lost_replies_to_commits_change_nothing(
         measured.note = f"{link.lost_commits} replies to COMMIT lost"
         assert link.lost_commits > 5
         rig.verify(job_id, corpus)
+        assert sum(one.losses for one in rig.shards(job_id)) == 0, "it is charged to no shard"
 
 
 @pytest.mark.fault("F25")

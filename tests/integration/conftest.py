@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import event
 
 from api.app import create_app
 from corpusmill.settings import Settings
 from db.engine import Engine, create_engine, migrate
 from tests.databases import new_database
+from tests.integration.steps import loses_commits
 from tests.integration.world import Shelf, World
 
 
@@ -60,26 +60,7 @@ def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskC
 def lose_commit(http: FlaskClient) -> Callable[[], None]:
     """Makes the API lose the database's answer to the next writing transaction, which is committed."""
     application: Any = http.application
-    database: Engine = application.extensions["corpusmill"].database
-    dialect: Any = database.dialect
-    commit = dialect.do_commit
-    armed = [False, False]  # by the test; and within a commit of what it is for
-
-    def begins(connection: Any) -> None:
-        armed[1] = armed[0] and bool(connection.get_execution_options().get("corpusmill_writes"))
-
-    def lost(connection: Any) -> None:
-        commit(connection)
-        if armed[1]:
-            armed[:] = [False, False]
-            raise dialect.dbapi.OperationalError("the connection is lost")
-
-    def arm() -> None:
-        armed[0] = True
-
-    event.listen(database, "commit", begins)
-    dialect.do_commit = lost
-    return arm
+    return loses_commits(application.extensions["corpusmill"].database)
 
 
 @pytest.fixture

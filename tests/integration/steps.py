@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy
@@ -114,3 +115,27 @@ def forget_back_off(connection: Connection) -> None:
 def jobs_of(database: Engine, held: shards.Claim) -> str:
     with reading(database) as connection:
         return jobs.by_key(connection, held.job_key).id
+
+
+def loses_commits(database: Engine) -> Callable[[], None]:
+    """Call what this returns, and the database's answer to the engine's next writing transaction is lost, which is
+    committed."""
+    dialect: Any = database.dialect
+    commit = dialect.do_commit
+    armed = [False, False]  # by the test; and within a commit of what it is for
+
+    def begins(connection: Any) -> None:
+        armed[1] = armed[0] and bool(connection.get_execution_options().get("corpusmill_writes"))
+
+    def lost(connection: Any) -> None:
+        commit(connection)
+        if armed[1]:
+            armed[:] = [False, False]
+            raise dialect.dbapi.OperationalError("the connection is lost")
+
+    def arm() -> None:
+        armed[0] = True
+
+    sqlalchemy.event.listen(database, "commit", begins)
+    dialect.do_commit = lost
+    return arm

@@ -122,6 +122,20 @@ def test_a_worker_with_a_longer_lease_than_the_sweepers_keeps_it(database: Engin
     assert expired(database, 0.01) == 0
 
 
+def test_so_does_one_that_has_not_beaten_yet_where_its_claim_shows_that_the_clock_is_right(database: Engine) -> None:
+    a_job(database)
+    held = claim(database, "new", lease=300.0)
+    assert expired(database, 0.01) == 0
+    time.sleep(0.05)
+    assert expired(database, 0.01) == 0
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET started_at = started_at + 3600, lease_until = lease_until + 3600")
+    expired(database, 0.01)
+    time.sleep(0.05)
+    assert expired(database, 0.01) == 1
+    assert claim(database).key == held.key
+
+
 def test_a_pause_does_not_last_longer_by_as_much_as_the_clock_is_set_back(database: Engine) -> None:
     a_job(database, shard_size=10)
     for _ in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from db import corpora, jobs, losses, results, turns
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import Selection
 from db.workers import Description
+from tests.integration.steps import loses_commits
 from tests.integration.test_races import sweep
 from worker.engines.base import More, Step, Usage, Work
 from worker.heartbeat import Heartbeat
@@ -170,6 +172,42 @@ def test_a_job_whose_model_killed_an_earlier_process_is_left_to_those_that_run_i
 ) -> None:
     assert runner(database, tmp_path, Recorder(database), too_large={job.key}).take(ahead=False) is None
     assert runner(database, tmp_path, Recorder(database)).take(ahead=False) is not None
+
+
+def test_a_claim_whose_answer_was_lost_leaves_no_shard_in_nobodys_hands(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    lose_commit = loses_commits(database)
+    found = runner(database, tmp_path, Recorder(database))
+    first = found.take(ahead=False)
+    lose_commit()
+    second = found.take(ahead=True)
+    assert first is not None
+    assert second is not None
+    assert running(database) == sorted(one.held.claim.key for one in (first, second))
+
+
+def test_a_claim_whose_answer_never_came_is_given_back_with_the_rest(
+    database: Engine, job: jobs.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_commit = loses_commits(database)
+    found = runner(database, tmp_path, Recorder(database))
+    with monkeypatch.context() as impatient:
+        impatient.setattr("worker.runner.transact", partial(transact, patience=0.0))
+        lose_commit()
+        with pytest.raises(DatabaseUnavailable):
+            found.take(ahead=False)
+    assert len(running(database)) == 1
+    found.let_go()
+    assert running(database) == []
+    with reading(database) as connection:
+        assert connection.exec_driver_sql("SELECT sum(losses) FROM shards").scalar_one() == 0
+
+
+def running(database: Engine) -> list[int]:
+    """The keys of the shards that somebody holds."""
+    with reading(database) as connection:
+        return list(connection.exec_driver_sql("SELECT key FROM shards WHERE state = 'running' ORDER BY key").scalars())
 
 
 def labels(database: Engine, job: jobs.Job) -> dict[int, str]:
