@@ -32,7 +32,7 @@ from .messages import rewritten
 from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
-from .test_limits import fill, small_disk
+from .shortage import fill, small_disk
 
 #: Faults by what they are called.
 Kinds = dict[str, Callable[[], None]]

@@ -162,6 +162,16 @@ def test_the_digest_covers_every_file_of_ours_that_the_fault_tests_import() -> N
     assert all(one.exists() for one in covered)
 
 
+def test_what_all_fault_tests_share_takes_nothing_from_the_tests_of_some() -> None:
+    folder = ROOT / "tests" / "faults"
+    taken = {
+        path.name: [one.name for one in imported(path) if one.parent == folder and one.name.startswith("test_")]
+        for path in folder.glob("*.py")
+        if not path.name.startswith("test_")
+    }
+    assert {name: tests for name, tests in taken.items() if tests} == {}
+
+
 def imported(path: Path) -> list[Path]:
     """Modules below `tests` that a module there imports, and their packages."""
     found = []
