@@ -159,7 +159,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before anything is left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # One database after the other: two rigs at a time would only take each other's processors.
+    # One database after the other: the shared rig of one is scrapped when a test of the other comes. Each process of
+    # pytest-xdist has a rig of its own.
     here = [item for item in items if item.path.is_relative_to(_HERE)]
     here.sort(key=lambda item: DATABASES_IN_ORDER.index(_expected(item).database))
     items[:] = [*(item for item in items if not item.path.is_relative_to(_HERE)), *here]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -21,11 +18,13 @@ import pytest
 
 from tests.acceptance.stack import jsonl
 
+from .cgroups import control_group
 from .conftest import Make, Measured
 from .failpoints import DEADLY, DEVICE, EATS, OOM
 from .oracle import Documents, documents
 from .processes import ROOT, until
 from .rig import BOUND, Rig
+from .shortage import fill, limited_files, small_disk
 from .test_workers import held_by, kill_holder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -89,30 +88,19 @@ def pauses(log: Path, since: int) -> list[float]:
     return [json.loads(line)["seconds"] for line in lines if '"device lost; this process ends"' in line]
 
 
-_CGROUP = Path("/sys/fs/cgroup/memory")
-
-
 @pytest.mark.fault("F34")
 def test_a_worker_killed_for_its_memory_is_replaced(rig: Rig, corpus: Documents, measured: Measured) -> None:
-    group = _CGROUP / "corpusmill-faults"
-    try:
-        group.mkdir(exist_ok=True)
-        (group / "memory.limit_in_bytes").write_text(str(600 << 20))
-    except OSError as error:
-        pytest.skip(f"no memory control group can be made here ({error.strerror})")
-    try:
-        rig.kill("worker-1")
-        for one in [rig.processes["worker-0"].pid, *(child.pid for child in rig.processes["worker-0"].children())]:
-            (group / "cgroup.procs").write_text(str(one))
-        hungry = [dict(one) for one in corpus[:104]]
-        hungry[101]["text"] += EATS
-        job_id = rig.submit(hungry)
-        rig.await_ended(job_id, 200)
-        rig.verify(job_id, hungry, failed={101: "worker_lost"})
-    finally:
-        rig.kill("worker-0")
-        with suppress(OSError):
-            group.rmdir()
+    with control_group("memory", 600 << 20) as group:
+        try:
+            rig.kill("worker-1")
+            group.add(rig.processes["worker-0"].pid, *(child.pid for child in rig.processes["worker-0"].children()))
+            hungry = [dict(one) for one in corpus[:104]]
+            hungry[101]["text"] += EATS
+            job_id = rig.submit(hungry)
+            rig.await_ended(job_id, 200)
+            rig.verify(job_id, hungry, failed={101: "worker_lost"})
+        finally:
+            rig.kill("worker-0")
 
 
 @pytest.mark.fault("F48")
@@ -154,85 +142,32 @@ def test_an_api_without_file_descriptors_answers_again_when_it_has_some(
     rig.verify(job_id, corpus)
 
 
-_PIDS = Path("/sys/fs/cgroup/pids")
-
-
 @pytest.mark.fault("F48")
 def test_a_worker_that_cannot_fork_is_replaced_and_loses_nothing(
     rig: Rig, corpus: Documents, measured: Measured
 ) -> None:
-    group = _PIDS / f"corpusmill-faults-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "pids.max").write_text("0")
-    except OSError as error:
-        pytest.skip(f"no control group of processes can be made here ({error.strerror})")
-    try:
-        job_id = rig.submit(corpus, delay_ms=10)
-        held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
-        (group / "cgroup.procs").write_text(str(rig.processes["worker-0"].pid))
-        before = (rig.folder / "worker-0.log").read_text(errors="replace").count("Resource temporarily unavailable")
-        kill_holder(held)
-        until(
-            lambda: (
-                (rig.folder / "worker-0.log").read_text(errors="replace").count("Resource temporarily unavailable")
-                > before
-            ),
-            BOUND,
-            "it cannot start another child",
-        )
-        (group / "pids.max").write_text("max")
-        rig.start("worker-0")  # as its supervisor does, where it has ended
-        measured.recoveries.append(rig.recovery(job_id, held))
-        rig.await_ended(job_id)
-        rig.ready()
-        rig.killed_workers += 1
-        rig.verify(job_id, corpus)
-    finally:
-        rig.kill("worker-0")
-        with suppress(OSError):
-            group.rmdir()
+    log = rig.folder / "worker-0.log"
 
+    def refusals() -> int:
+        return log.read_text(errors="replace").count("Resource temporarily unavailable")
 
-@contextmanager
-def limited_files(pids: list[int]) -> Iterator[None]:
-    """These processes may open no further file."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
-    try:
-        for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[pid][1]))
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, before[pid])
-
-
-@contextmanager
-def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
-    """A file system of its own at `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(folder)], check=False, capture_output=True
-    )
-    if made.returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
-def fill(folder: Path) -> Path:
-    """Take all space that is left."""
-    ballast = folder / "ballast"
-    with suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 65_536)
-    with suppress(OSError), ballast.open("ab", buffering=0) as file:
-        while True:
-            file.write(b"x" * 512)
-    return ballast
+    with control_group("pids", 0) as group:
+        try:
+            job_id = rig.submit(corpus, delay_ms=10)
+            held = until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
+            group.add(rig.processes["worker-0"].pid)
+            before = refusals()
+            kill_holder(held)
+            until(lambda: refusals() > before, BOUND, "it cannot start another child")
+            group.allow("max")
+            rig.start("worker-0")  # as its supervisor does, where it has ended
+            measured.recoveries.append(rig.recovery(job_id, held))
+            rig.await_ended(job_id)
+            rig.ready()
+            rig.killed_workers += 1
+            rig.verify(job_id, corpus)
+        finally:
+            rig.kill("worker-0")
 
 
 def says_that_it_is_full(rig: Rig, what: str, check: str = "disk") -> None:

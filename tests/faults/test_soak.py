@@ -49,21 +49,26 @@ def test_random_faults_change_nothing(
             trouble.database, rig.settings["database_url"] = stack.enter_context(database_link(rig, seed))
         if trouble.shim is not None:
             rig.variables |= set_wrong(trouble.shim, rig.folder / "clock", 0)
+        trouble.prepare()
         rig.up()
-        known = {rig.corpus(one): one for one in (corpus, few, poisoned)}
-        rig.baseline(corpus)
-        rig.baseline(few)
+        known = {rig.corpus(one): one for one in (corpus, few, poisoned, *trouble.harmful.values())}
+        for one in (corpus, few, *trouble.harmful.values()):
+            rig.baseline(one)
         before = {one.id for one in rig.jobs()}
 
         kinds = trouble.kinds()
         (faults, jobs), measured.executions = rig.executions(lambda: soak(trouble, kinds, [poisoned, corpus]))
         trouble.tidy()
-        until(rig.answers, 120, "the API answers")
+        trouble.settle()
+        # With nobody killed any more, not one message may stay unacknowledged, of this job or of those before.
+        last = rig.submit(corpus)
+        rig.await_ended(last)
+        rig.verify(last, corpus)
         found = rig.request("GET", "/corpora", params={"limit": 1000}).json()["data"]
         assert {one["id"] for one in found} == set(known), "no upload that was cut off or refused is to be seen"
         # Those of an API that died before it could answer are among them: the database knows of all.
         for one in rig.jobs():
-            if one.id not in before:
+            if one.id not in before | {last}:
                 measured.shards += len(rig.shards(one.id))
                 judge(rig, one.id, known[one.corpus_id], trouble.asked.get(one.id), {_POISON: "worker_lost"})
         assert left_of_no_job(rig) == {"shards": 0, "results": 0, "metrics": 0}
@@ -123,6 +128,11 @@ def judge(rig: Rig, job_id: str, found: Documents, asked: str | None, failed: Ma
         return
     job, rows = rig.job(job_id), rig.results(job_id)
     counts = job["counts"]
+    if asked == "fail":
+        assert (job["status"], job["error"]["code"]) == ("failed", "model_fault"), job
+        assert counts["succeeded"] == len(rows) == 0, job
+        rig.clean(job_id)
+        return
     assert job["status"] == "cancelled"
     assert counts["succeeded"] + counts["cancelled"] == counts["total"] == len(found)
     assert len(rows) == len({row.position for row in rows}) == counts["succeeded"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,17 +28,22 @@ from tests.acceptance.stack import jsonl
 
 from .clock import set_wrong
 from .databases import away
+from .failpoints import DEADLY, DEVICE, HANG, SLEEP
 from .link import Link
-from .messages import rewritten
-from .oracle import Documents
-from .processes import until
+from .messages import of_type, rewritten
+from .oracle import Documents, documents
+from .processes import ROOT, until
 from .rig import BOUND, Rig
-from .test_limits import fill, small_disk
+from .shortage import fill, limited_files, small_disk
 
 #: Faults by what they are called.
 Kinds = dict[str, Callable[[], None]]
 #: A day: what is left of an upload is removed when it is an hour old, by clocks that are wrong by minutes here.
 _OLD_SECONDS = 86_400
+#: Sweepers that come and go beside the one that is always started again.
+_MORE_SWEEPERS = ("sweep-1", "sweep-2")
+#: What a document may do to the process that runs it, the first time after it was asked for.
+_HARMS = (HANG, SLEEP, DEVICE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,8 +51,9 @@ class Trouble:
     """What may happen to `rig`, by `chance`.
 
     `broker` is the link between its programs and the broker, `database` the one to PostgreSQL; `shim` puts their clocks
-    wrong. Where one is None, the faults that need it are left out. `few` are the documents of the jobs beside; `asked` says
-    what was asked of them: `cancel` or `delete`.
+    wrong. Where one is None, the faults that need it are left out. `few` are the documents of the jobs beside, `harmful`
+    those of which each does once what a word in it says, when it is asked for; `asked` says what is right for such a job:
+    `cancel`, `delete` or `fail`.
     """
 
     rig: Rig
@@ -56,9 +63,29 @@ class Trouble:
     database: Link | None = None
     shim: Path | None = None
     asked: dict[str, str] = field(default_factory=dict)
+    harmful: dict[str, Documents] = field(default_factory=dict)
     _heard: list[bytes] = field(default_factory=list)
     _wrong: int = 0
     _tokens: int = 0
+
+    def prepare(self) -> None:
+        """What the programs must be told before they are started."""
+        models = self.rig.folder / "models"
+        shutil.copytree(ROOT / "demo" / "models" / "classifier", models / DEADLY)
+        self.rig.settings["models_root"] = str(models)
+        # What hangs with the interpreter's lock in its hands is ended for want of a sign, and what lets go of it by this.
+        self.rig.settings["shard_limit_seconds"] = "20"
+        self._harmless.touch()
+        self.rig.variables["FAULTS_ONCE"] = str(self._harmless)
+        for word in _HARMS:
+            some = documents(len(self.few), f"Beside, {word.strip('#')}: ")
+            some[len(some) // 2]["text"] += word
+            self.harmful[word] = some
+
+    @property
+    def _harmless(self) -> Path:
+        """While it is there, no document does harm; the first that does makes it."""
+        return self.rig.folder / "once-harm"
 
     def kinds(self) -> Kinds:
         """Every kind that this machine and database can have, by name."""
@@ -68,8 +95,15 @@ class Trouble:
             "SIGKILL a worker at a commit": self.die_at_a_commit,
             "SIGTERM a worker": lambda: drain(self.rig, self._worker()),
             "SIGTERM all, one after the other": lambda: drain(self.rig, *self.rig.worker_names(), "sweep-0", "api"),
+            "SIGQUIT a worker, or SIGTERM twice": self.press_a_worker,
             "SIGSTOP a worker": self.stop_a_worker,
+            "a document that hangs": lambda: self.do_harm(self.chance.choice([HANG, SLEEP])),
+            "device lost": lambda: self.do_harm(DEVICE),
+            "small device": self.shrink_a_device,
+            "model that cannot be loaded": self.ask_for_the_deadly_model,
+            "no file descriptors": self.leave_no_files,
             "SIGKILL the sweeper": lambda: restart(self.rig, "sweep-0"),
+            "sweepers come and go": self.change_sweepers,
             "SIGKILL the API": lambda: restart(self.rig, "api"),
             "SIGKILL the API in an upload": self.cut_off_an_upload,
             "SIGKILL the API at a job's commit": self.cut_off_a_submission,
@@ -78,7 +112,9 @@ class Trouble:
             "SIGSTOP the broker": self.stop_the_broker,
             "broker full": self.fill_the_broker,
             "broker out of reach": lambda: self._cut(self.broker),
+            "network slow and lossy": self.worsen_the_network,
             "messages repeated": self.repeat_messages,
+            "messages of another version": self.send_another_version,
             "database away": self.lose_the_database,
             "SIGKILL everything": lambda: everything(self.rig),
             "cancel": self.cancel_beside,
@@ -99,11 +135,19 @@ class Trouble:
 
     def die_at_a_commit(self) -> None:
         name, point = self._worker(), self.chance.choice(["before_commit", "after_commit"])
-        self._tokens += 1
-        self.rig.restart(name, FAULTS_POINT=point, FAULTS_ONCE=str(self.rig.folder / f"once-{self._tokens}"))
+        self.rig.restart(name, FAULTS_POINT=point, FAULTS_ONCE=self._token())
         with suppress(subprocess.TimeoutExpired):  # the other one may have run what was left
             self.rig.processes[name].wait(30)
         restart(self.rig, name)
+
+    def press_a_worker(self) -> None:
+        name, number = self._worker(), self.chance.choice([signal.SIGQUIT, signal.SIGTERM])
+        process = self.rig.processes[name]
+        with suppress(psutil.NoSuchProcess):
+            for _ in range(1 if number == signal.SIGQUIT else 2):
+                psutil.Process(process.pid).send_signal(number)
+        process.await_stopped(2 * BOUND)
+        self.rig.start(name)
 
     def stop_a_worker(self) -> None:
         """For less than its lease, more than it, or so long that its watchdog ends it."""
@@ -111,6 +155,45 @@ class Trouble:
         self.rig.freeze(name)
         wait(self.chance.uniform(1.0, 12.0))
         self.rig.thaw(name)
+
+    def do_harm(self, word: str) -> None:
+        """To whichever worker first comes to the document in the middle of a job beside."""
+        self._harmless.unlink(missing_ok=True)
+        self._submit(self.harmful[word])
+
+        def done() -> bool:
+            self.supervise()
+            return self._harmless.exists()
+
+        until(done, 3 * BOUND, f"{word} has been met")
+
+    def shrink_a_device(self) -> None:
+        name, no_room = self._worker(), self.rig.folder / "no-room"
+        no_room.unlink(missing_ok=True)
+        self.rig.restart(name, FAULTS_BATCH="8", FAULTS_ROOM=str(no_room))
+        with suppress(TimeoutError):  # the other one may have run what was left
+            until(no_room.exists, 30)
+        wait(self.chance.uniform(1.0, 5.0))
+        restart(self.rig, name)
+
+    def ask_for_the_deadly_model(self) -> None:
+        response = self.ask("POST", "/jobs", json=self._beside() | {"model": DEADLY, "params": {}})
+        assert response.status_code == 202, response.text
+        self.asked[str(response.json()["id"])] = "fail"
+
+    def leave_no_files(self) -> None:
+        name = self.chance.choice([*self.rig.worker_names(), "api"])
+        process = self.rig.processes[name]
+        with limited_files([process.pid] * (name == "api") + [child.pid for child in process.children()]):
+            wait(self.chance.uniform(1.0, 6.0))
+
+    def change_sweepers(self) -> None:
+        """Two more, one of them, or none."""
+        for name in _MORE_SWEEPERS:
+            if self.chance.random() < 0.5:
+                self.rig.start(name)
+            elif name in self.rig.processes:
+                self.rig.kill(name)
 
     def cut_off_an_upload(self) -> None:
         until(self.rig.answers, 2 * BOUND, "the API answers")
@@ -128,7 +211,8 @@ class Trouble:
 
     def cut_off_a_submission(self) -> None:
         """The job is committed, and nobody knows of it."""
-        self.rig.restart("api", FAULTS_POINT=self.chance.choice(["before_ring", "after_ring"]))
+        point = self.chance.choice(["before_ring", "after_ring"])
+        self.rig.restart("api", FAULTS_POINT=point, FAULTS_ONCE=self._token())
         until(self.rig.answers, 2 * BOUND, "the API answers")
         with suppress(httpx2.HTTPError):
             self.rig.request("POST", "/jobs", json=self._beside())
@@ -147,13 +231,11 @@ class Trouble:
         self.rig.broker.process.signal(signal.SIGSTOP)
         wait(self.chance.uniform(2.0, 10.0))
         self.rig.broker.process.signal(signal.SIGCONT)
-        self._forget_messages_in_hand()
 
     def fill_the_broker(self) -> None:
         self.rig.broker.client.config_set("maxmemory", "1")
         wait(self.chance.uniform(1.0, 5.0))
         self.rig.broker.client.config_set("maxmemory", "0")
-        self._forget_messages_in_hand()
 
     def repeat_messages(self) -> None:
         """Every message that waits three times more, last ones first; those of before once more; and some of no shard."""
@@ -162,7 +244,27 @@ class Trouble:
         self.rig.broker.push(*reversed(waiting), *waiting, *unknown, *self._heard, *waiting)
         self._heard = waiting
 
+    def send_another_version(self) -> None:
+        """Messages that say more than ours, name another task, or are written in another way."""
+        some = (self.rig.broker.messages() or self._heard)[:12]
+        self.rig.broker.push(
+            *(rewritten(one, [7, "later", {"model": "x"}], {"later": True}, later="header") for one in some[:4]),
+            *(rewritten(one, task="corpusmill.shard.later") for one in some[4:8]),
+            *(of_type(one, "application/x-later") for one in some[8:]),
+        )
+
     # -- database, network, machine
+
+    def worsen_the_network(self) -> None:
+        """Every exchange with the broker takes half a second or more; one with PostgreSQL less, since a renewal of a lease
+        of five seconds is half a dozen of them."""
+        self.broker.delay, self.broker.loss = 0.5, 0.3
+        if self.database is not None:
+            self.database.delay, self.database.loss = 0.05, 0.1
+        wait(self.chance.uniform(2.0, 12.0))
+        for link in (self.broker, self.database):
+            if link is not None:
+                link.delay = link.loss = 0.0
 
     def lose_the_database(self) -> None:
         with away(self.rig.database):
@@ -219,9 +321,9 @@ class Trouble:
         assert self.ask("DELETE", f"/jobs/{job_id}").status_code in (204, 404)
         self.asked[job_id] = "delete"
 
-    def _submit(self) -> str:
-        """A job beside, under way."""
-        response = self.ask("POST", "/jobs", json=self._beside())
+    def _submit(self, found: Documents | None = None) -> str:
+        """A job beside, under way; over `few`, unless other documents are given."""
+        response = self.ask("POST", "/jobs", json=self._beside(found))
         assert response.status_code == 202, response.text
         job_id = str(response.json()["id"])
 
@@ -232,8 +334,8 @@ class Trouble:
         until(begun, 3 * BOUND, f"{job_id} is under way")
         return job_id
 
-    def _beside(self) -> dict[str, Any]:
-        corpus = self.rig.corpus(self.few)
+    def _beside(self, found: Documents | None = None) -> dict[str, Any]:
+        corpus = self.rig.corpus(self.few if found is None else found)
         return {"task": "classification", "model": "echo", "corpus": corpus, "params": {"delay_ms": 20}}
 
     # -- what helps
@@ -257,17 +359,26 @@ class Trouble:
         account of semaphores is killed."""
         self.rig.start_all(*self.rig.names())
 
+    def settle(self) -> None:
+        """Everything at work, and what was killed forgotten: the messages in its hands would come again after hours, and
+        find nothing to do."""
+        self.rig.kill(*(name for name in _MORE_SWEEPERS if name in self.rig.processes))
+        self.supervise()
+        self.rig.ready()
+        self.rig.broker.client.delete("unacked", "unacked_index")
+        self.rig.killed_workers = 0
+
+    def _token(self) -> str:
+        """A file that is not there yet, for FAULTS_ONCE."""
+        self._tokens += 1
+        return str(self.rig.folder / f"once-{self._tokens}")
+
     def _worker(self) -> str:
         return self.chance.choice(self.rig.worker_names())
 
     def _cut(self, link: Link) -> None:
         with cut(link):
             wait(self.chance.uniform(2.0, 12.0))
-        self._forget_messages_in_hand()
-
-    def _forget_messages_in_hand(self) -> None:
-        """What the broker had handed out on connections that were then given up comes again after hours."""
-        self.rig.killed_workers += len(self.rig.worker_names())
 
 
 @contextmanager
@@ -320,7 +431,7 @@ def empty_broker(rig: Rig) -> None:
 
 def everything(rig: Rig) -> None:
     """SIGKILL every process there is, and start them all."""
-    rig.kill(*rig.names())
+    rig.kill(*rig.processes)
     rig.broker.process.kill()
     rig.database.down()
     rig.database.up()

@@ -15,7 +15,7 @@ import pytest
 from tests.faults import outcomes
 from tests.faults.code import SHARED, of_test
 from tests.faults.outcomes import Attempt, Expected
-from tests.faults.scoreboard import DATABASES, FAULTS, NOT_RUN, SEEDS, kernel, write
+from tests.faults.scoreboard import DATABASES, FAULTS, NOT_BY_CHANCE, NOT_RUN, SEEDS, kernel, write
 
 ROOT = Path(__file__).parents[2]
 PASSED = Attempt(outcome="passed", code="ab", seconds=3.0, at=1_795_870_000.0)
@@ -160,6 +160,23 @@ def test_the_digest_covers_every_file_of_ours_that_the_fault_tests_import() -> N
     covered = [ROOT / name for name in SHARED]
     assert [path for path in sorted(seen) if not any(path.is_relative_to(one) for one in covered)] == []
     assert all(one.exists() for one in covered)
+
+
+def test_what_all_fault_tests_share_takes_nothing_from_the_tests_of_some() -> None:
+    folder = ROOT / "tests" / "faults"
+    taken = {
+        path.name: [one.name for one in imported(path) if one.parent == folder and one.name.startswith("test_")]
+        for path in folder.glob("*.py")
+        if not path.name.startswith("test_")
+    }
+    assert {name: tests for name, tests in taken.items() if tests} == {}
+
+
+def test_it_says_which_faults_are_not_tried_by_chance_and_why(tmp_path: Path) -> None:
+    left_out = {fault for faults in NOT_BY_CHANCE.values() for fault in faults}
+    assert NOT_RUN.keys() <= left_out <= FAULTS.keys()
+    _, text = written(tmp_path, whole())
+    assert "F46, F53, since they are not built yet" in text
 
 
 def imported(path: Path) -> list[Path]:
