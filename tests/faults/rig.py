@@ -436,8 +436,7 @@ class Rig:
 
     def temporary_files(self) -> list[str]:
         """Uploads and half-made stores in the data directory."""
-        uploads = [path.name for path in (self.data_dir / "uploads").glob("*")]
-        return uploads + [path.name for path in (self.data_dir / "corpora").glob("*partial*")]
+        return temporary_files(self.data_dir)
 
     def refused(self, name: str) -> set[int]:
         """Keys of the shards that a worker was about to write when the database said that they were another's by now."""
@@ -450,6 +449,12 @@ class Rig:
         return "\n".join(
             f"== {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(self.folder.glob("*.log"))
         )
+
+
+def temporary_files(data_dir: Path) -> list[str]:
+    """Uploads and half-made stores in a data directory."""
+    uploads = [path.name for path in (data_dir / "uploads").glob("*")]
+    return uploads + [path.name for path in (data_dir / "corpora").glob("*partial*")]
 
 
 def _free_port() -> int:
