@@ -35,8 +35,11 @@ SETTINGS = {
 }  # fmt: skip
 #: The operator's key and the broker's password, where hosts of their own need them.
 KEY = "a-key-of-the-fault-tests"
-#: Seconds within which a fault must be over: lease, sweep, the start of a process, and a machine that others use.
+#: Seconds within which anything that is waited for must have come, on a machine that others use.
 BOUND = 60.0
+#: Seconds within which what a dead worker held runs again, and the job goes on, once a worker is there to do it: lease and
+#: sweep, and as long again and more for what others do on the machine, the start of a process among it.
+RECOVERY = 25.0
 
 
 class Rig:
@@ -329,10 +332,12 @@ class Rig:
                 states[one.state] = states.get(one.state, 0) + 1
             raise TimeoutError(f"{error}: shards {states}\n{self.logs()}") from error
 
-    def recovery(self, job_id: str, held: list[Any], seconds: float = BOUND) -> float:
+    def recovery(self, job_id: str, held: list[Any], seconds: float = RECOVERY) -> float:
         """Seconds until every shard that was held when the fault came runs again or has ended, and something of the job
-        has been committed since."""
+        has been committed since: at most as many as given, counted from when a worker is there, and not half a shard is
+        left behind meanwhile."""
         started, before = time.monotonic(), self.done(job_id)
+        self.whole(job_id)
         fences = {one.key: one.attempt for one in held}
         keys = ", ".join(str(int(key)) for key in [0, *fences])
 
@@ -341,8 +346,16 @@ class Rig:
             done, left = self.progress(job_id)
             return all(one.attempt > fences[one.key] for one in now) and (done > before or not left)
 
+        until(self.served, BOUND, "a worker is there")
         until(moved, seconds, f"{job_id} goes on")
+        self.whole(job_id)
         return time.monotonic() - started
+
+    def served(self) -> bool:
+        """Whether a worker is there: one whose process lives and has told the database of itself, busy or not."""
+        known = {str(row.id).rpartition(":")[2] for row in self.database.query("SELECT id FROM workers")}
+        workers = (one for name, one in self.processes.items() if name.startswith("worker") and one.alive)
+        return any(str(child.pid) in known for one in workers for child in one.children())
 
     def executions(self, act: Callable[[], Any]) -> tuple[Any, int]:
         """What `act` returns, and how many shards went through the model meanwhile."""
@@ -356,6 +369,19 @@ class Rig:
         return [(int(first), int(last)) for first, last in (line.split() for line in lines)]
 
     # -- the oracle
+
+    def whole(self, job_id: str) -> None:
+        """No shard that is still to be run, or runs, has left rows behind: what is written of one is written with its end.
+        Written again they would look like any others. A shard that was opened again keeps what had succeeded in it."""
+        rows = self.database.query(
+            "SELECT s.key, s.start, s.stop, s.state, s.attempt, count(*) AS n FROM shards s "
+            "JOIN jobs j ON j.key = s.job_key "
+            "JOIN results r ON r.job_key = s.job_key AND r.position >= s.start AND r.position < s.stop "
+            "WHERE j.id = :id AND s.state IN ('pending', 'running') AND s.succeeded = 0 "
+            "GROUP BY s.key, s.start, s.stop, s.state, s.attempt",
+            id=job_id,
+        )
+        assert rows == [], f"rows of shards that have not ended: {rows}"
 
     def baseline(self, found: Documents, seconds: float = 120.0) -> dict[str, Any]:
         """The metrics of an undisturbed run over these documents."""
@@ -410,8 +436,7 @@ class Rig:
 
     def temporary_files(self) -> list[str]:
         """Uploads and half-made stores in the data directory."""
-        uploads = [path.name for path in (self.data_dir / "uploads").glob("*")]
-        return uploads + [path.name for path in (self.data_dir / "corpora").glob("*partial*")]
+        return temporary_files(self.data_dir)
 
     def refused(self, name: str) -> set[int]:
         """Keys of the shards that a worker was about to write when the database said that they were another's by now."""
@@ -424,6 +449,12 @@ class Rig:
         return "\n".join(
             f"== {path.name}\n{path.read_text(errors='replace')[-2500:]}" for path in sorted(self.folder.glob("*.log"))
         )
+
+
+def temporary_files(data_dir: Path) -> list[str]:
+    """Uploads and half-made stores in a data directory."""
+    uploads = [path.name for path in (data_dir / "uploads").glob("*")]
+    return uploads + [path.name for path in (data_dir / "corpora").glob("*partial*")]
 
 
 def _free_port() -> int:

@@ -16,7 +16,7 @@ from corpusmill.messages import SHARD_QUEUE
 from .conftest import Measured
 from .oracle import Documents
 from .processes import ROOT, until
-from .rig import BOUND, SETTINGS, Rig
+from .rig import BOUND, RECOVERY, SETTINGS, Rig
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -56,7 +56,7 @@ def broker_restart(rig: Rig, corpus: Documents, measured: Measured, *, persisten
             rig.thaw("sweep-0")
         # With its log the broker rings by itself, no sweeper runs. It was away for 2 s; the workers try again after 2 and
         # then 4 seconds, so that they are back within 4.
-        measured.recoveries.append(rig.recovery(second, [], seconds=10.0 if persistent else BOUND))
+        measured.recoveries.append(rig.recovery(second, [], seconds=10.0 if persistent else RECOVERY))
         rig.thaw("sweep-0")
         rig.await_ended(second)
         return [first, second]
@@ -153,6 +153,7 @@ def test_a_broker_that_hangs_holds_up_no_request(rig: Rig, corpus: Documents, me
     measured.note = f"slowest 202 {slowest:.1f} s, all three ended {time.monotonic() - started:.0f} s after it"
     for job_id in jobs:
         rig.verify(job_id, corpus)
+        assert sum(one.losses for one in rig.shards(job_id)) == 0, "a fault of the broker is charged to no shard"
 
 
 @pytest.mark.slow
@@ -171,6 +172,7 @@ def test_an_api_that_starts_without_a_broker_takes_jobs_that_run_later(
     measured.recoveries.append(rig.recovery(job_id, []))
     rig.await_ended(job_id)
     rig.verify(job_id, corpus)
+    assert sum(one.losses for one in rig.shards(job_id)) == 0
 
 
 def healthy(rig: Rig) -> bool:
@@ -211,6 +213,7 @@ def test_a_full_broker_loses_nothing(rig: Rig, corpus: Documents, measured: Meas
     rig.killed_workers += 2
     rig.verify(job_id, corpus)
     rig.verify(other, corpus[:100])
+    assert sum(one.losses for each in (job_id, other) for one in rig.shards(each)) == 0
 
 
 def refused(rig: Rig) -> int:

@@ -54,6 +54,7 @@ def test_a_database_that_is_away_for_several_leases_costs_time_only(
     for (other,) in taken:
         rig.await_ended(other)
         rig.verify(other, few)
+        assert sum(one.losses for one in rig.shards(other)) == 0
 
 
 def submit_quickly(rig: Rig, corpus: Documents, seconds: float) -> int | None:

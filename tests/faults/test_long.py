@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,7 +94,7 @@ def outlive_the_lease(rig: Rig, job_id: str, chance: random.Random, measured: Me
 
 
 MILLION = 1_000_000
-#: Bytes that the broker may hold above what it holds when idle, and that any process of the API may have.
+#: Bytes that the broker may hold above what it holds when idle, and that any process of the API may ever have.
 _BROKER, _API = 10e6, 400e6
 
 
@@ -113,13 +115,14 @@ def test_a_million_documents_enqueued_take_no_room_in_the_broker(
 
     def watched(condition: bool) -> bool:
         most["broker"] = max(most["broker"], used(rig) - idle)
-        most["api"] = max(most["api"], *(resident(one) for one in api(rig)))
+        most["api"] = max(most["api"], *(peak(one) for one in api(rig)))
         return condition
 
     response = rig.request(
         "POST", "/jobs", json={"task": "classification", "model": "echo", "corpus": uploaded}, timeout=300
     )
     assert response.status_code == 202, response.text
+    watched(True)  # what the request itself took, too: a process's peak is of all its life
     job_id = response.json()["id"]
     until(lambda: watched(len(rig.broker.messages()) >= 256), BOUND, "the window is full")
     rig.start_all(*rig.worker_names())
@@ -156,7 +159,14 @@ def api(rig: Rig) -> list[psutil.Process]:
     return [psutil.Process(rig.processes["api"].pid), *rig.processes["api"].children()]
 
 
-def resident(process: psutil.Process) -> float:
+def peak(process: psutil.Process) -> float:
+    """Bytes that a process has had in memory at most, since it started; those that it has, where the system does not say."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")
+        (size,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        return 1024.0 * int(size)
+    except (OSError, ValueError):
+        pass
     try:
         return float(process.memory_info().rss)
     except psutil.NoSuchProcess:

