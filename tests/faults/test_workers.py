@@ -17,7 +17,7 @@ import pytest
 from .conftest import Measured
 from .failpoints import HANG, RAISE, SEGFAULT, SLEEP
 from .messages import rewritten
-from .oracle import Documents
+from .oracle import Documents, documents
 from .processes import until
 from .rig import BOUND, RECOVERY, Rig
 
@@ -304,20 +304,27 @@ def test_a_child_killed_alone_is_replaced_by_its_parent(rig: Rig, corpus: Docume
     rig.ready()
 
 
+@pytest.fixture(scope="module")
+def many() -> Documents:
+    """A corpus of 400 shards."""
+    return documents(20_000)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_800)
 @pytest.mark.fault("F4")
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_random_kills_of_workers_lose_nothing(rig: Rig, corpus: Documents, measured: Measured, seed: int) -> None:
+def test_random_kills_of_workers_lose_nothing(rig: Rig, many: Documents, measured: Measured, seed: int) -> None:
+    rig.baseline(many, 300)
     chance = random.Random(seed)
     kills = 25
     killed: list[str] = []
 
     def act() -> str:
-        job_id = rig.submit(corpus, delay_ms=25)
+        job_id = rig.submit(many, delay_ms=8)
         for number in range(1, kills + 1):
             # By progress: were each to follow on the last, one shard would be lost until its documents are blamed.
-            rig.await_done(job_id, number / (kills + 2))
+            rig.await_done(job_id, number / (kills + 2), 2 * BOUND)
             name, _ = kill_one_that_holds(rig, job_id, chance, alone=chance.random() < 0.5)
             rig.whole(job_id)
             rig.start(name)
@@ -326,8 +333,8 @@ def test_random_kills_of_workers_lose_nothing(rig: Rig, corpus: Documents, measu
         return job_id
 
     job_id, measured.executions = rig.executions(act)
-    measured.shards = len(corpus) // 50
-    rig.verify(job_id, corpus)
+    measured.shards = len(many) // 50
+    rig.verify(job_id, many)
     assert len(killed) == kills
     assert measured.executions <= measured.shards + 2 * kills
     measured.note = f"{kills} kills of one that held shards, for each seed"
