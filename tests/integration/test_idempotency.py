@@ -45,7 +45,7 @@ def test_a_key_gives_the_same_answer_for_a_day_and_is_then_forgotten(
     http: FlaskClient, database: Engine, sweep: Callable[[], None], path: str, asked: dict[str, object]
 ) -> None:
     def post() -> tuple[int, dict[str, object]]:
-        answer = http.post(path, headers={"Idempotency-Key": "once"}, **asked)  # type: ignore[arg-type]
+        answer = http.post(path, headers={"Idempotency-Key": "once"}, **asked)
         return answer.status_code, answer.get_json()
 
     first = post()
@@ -67,6 +67,6 @@ def test_a_key_gives_the_same_answer_for_a_day_and_is_then_forgotten(
 def test_a_key_that_has_had_its_day_is_free_though_no_sweeper_has_run(http: FlaskClient, database: Engine) -> None:
     made = []
     for _ in range(2):
-        made.append(http.post("/api/v1/jobs", headers={"Idempotency-Key": "once"}, **JOB).get_json()["id"])  # type: ignore[arg-type]
+        made.append(http.post("/api/v1/jobs", headers={"Idempotency-Key": "once"}, **JOB).get_json()["id"])
         grow_older(database, 25 * HOUR)
     assert len(set(made)) == 2
