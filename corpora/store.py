@@ -9,6 +9,7 @@ Knows files. Must not know formats of uploads, databases or jobs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from corpora.store_lines import document_from, error_from
 from corpora.summary import IngestSummary, read_summary
 from corpusmill.documents import Document, IngestError
-from corpusmill.errors import CorpusmillError, NotFound
+from corpusmill.errors import CorpusDamaged, NotFound
 
 INDEX_TYPE = np.dtype("<u8")
 SIZE_TYPE = np.dtype("<u4")
@@ -30,16 +31,17 @@ _AT_ONCE = 1 << 20
 class Store:
     """The corpus in a directory. Cheap to make (two small maps), safe to share between threads and processes.
 
-    Raises NotFound where there is none, CorpusmillError where its files do not agree with each other.
+    Raises NotFound where there is none, CorpusDamaged where its files do not agree with each other or hold what nobody
+    wrote. An OSError of any other kind is of the machine, which may well read them in a moment.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.summary: IngestSummary = read_summary(path / "corpus.json")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise _gone() from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _damaged("corpus.json") from error
         self._begins = _mapped(path / "documents.index", INDEX_TYPE, self.summary.documents + 1)
         self._sizes = _mapped(path / "sizes.bin", SIZE_TYPE, self.summary.documents)
@@ -66,7 +68,11 @@ class Store:
         stop = len(self) if stop is None else min(stop, len(self))
         lines = _lines(self.path / "documents.jsonl", self._begins, max(start, 0), stop)
         for position, line in enumerate(lines, max(start, 0)):
-            yield document_from(line, position)
+            try:
+                document = document_from(line, position)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise _damaged("documents.jsonl") from error
+            yield document
 
     def document(self, position: int) -> Document:
         """The document at a position. Raises NotFound where there is none."""
@@ -93,11 +99,16 @@ def _lines(path: Path, begins: NDArray[Any], start: int, stop: int) -> Iterator[
     except FileNotFoundError as error:
         raise _missing(path) from error
     with opened as file:
+        size = os.fstat(file.fileno()).st_size
+        if int(begins[start]) > size:
+            raise _damaged(path.name)
         file.seek(int(begins[start]))
         while start < stop:
             begin = int(begins[start])
             fitting = int(np.searchsorted(begins[start + 1 : stop + 1], np.uint64(begin + _AT_ONCE), side="right"))
             end = start + max(fitting, 1)
+            if not begin < int(begins[end]) <= size:  # a file that is cut, or an index that points anywhere
+                raise _damaged(path.name)
             lines = file.read(int(begins[end]) - begin).split(b"\n")
             if len(lines) != end - start + 1 or lines[-1]:
                 raise _damaged(path.name)
@@ -112,9 +123,11 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
         return np.memmap(path, dtype=kind, mode="r", shape=(count,)) if count else np.empty(0, dtype=kind)
     except FileNotFoundError as error:
         raise _missing(path) from error
+    except ValueError as error:  # it was cut since its size was asked for
+        raise _damaged(path.name) from error
 
 
-def _missing(path: Path) -> CorpusmillError:
+def _missing(path: Path) -> CorpusDamaged | NotFound:
     """A corpus is removed as a whole: what is missing alone is damage."""
     return _damaged(path.name) if path.with_name("corpus.json").exists() else _gone()
 
@@ -123,5 +136,5 @@ def _gone() -> NotFound:
     return NotFound("The corpus's files are not there; it may have been deleted.")
 
 
-def _damaged(name: str) -> CorpusmillError:
-    return CorpusmillError(f"The corpus's file {name} is damaged or missing; upload the corpus again.")
+def _damaged(name: str) -> CorpusDamaged:
+    return CorpusDamaged(f"The corpus's file {name} is damaged or missing; upload the corpus again.")

@@ -32,8 +32,10 @@ def document_line(document: Document) -> str:
 
 
 def document_from(line: bytes, position: int) -> Document:
-    """The document in the line of `position`."""
+    """The document in the line of `position`. Raises ValueError, KeyError, TypeError or AttributeError where it is none."""
     values: dict[str, Any] = _DECODER.decode(line.decode())
+    if type(values["text"]) is not str:
+        raise TypeError("a document whose text is none")
     identifier = values.get("id")
     return Document(
         position=position,

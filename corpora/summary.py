@@ -47,7 +47,8 @@ def write_summary(summary: IngestSummary, path: Path) -> None:
 
 
 def read_summary(path: Path) -> IngestSummary:
-    """The summary in a file. Raises OSError where there is none, ValueError or KeyError where it is damaged."""
+    """The summary in a file. Raises OSError where there is none; ValueError, KeyError, TypeError or AttributeError where it
+    is damaged."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if values.pop("version") != VERSION:
         raise ValueError(f"{path.name} is of another version than {VERSION}")
@@ -56,4 +57,7 @@ def read_summary(path: Path) -> IngestSummary:
     values["fields"] = tuple(values["fields"])
     values["format"] = Format(values["format"]) if values["format"] else None
     values["encoding"] = Encoding(values["encoding"]) if values["encoding"] else None
-    return IngestSummary(**values)
+    summary = IngestSummary(**values)
+    if not all(type(count) is int and count >= 0 for count in (summary.documents, summary.errors_kept)):
+        raise ValueError(f"{path.name} counts what cannot be counted")
+    return summary

@@ -102,6 +102,13 @@ class ModelFault(CorpusmillError):
     code = "model_fault"
 
 
+class CorpusDamaged(CorpusmillError):
+    """A stored corpus's files are not what was written: jobs over it fail with this message, which quotes no document, and
+    other jobs go on."""
+
+    code = "corpus_damaged"
+
+
 class DeviceLost(CorpusmillError):
     """A fault of the device that only a new process can get over; it says nothing against the documents."""
 

@@ -18,6 +18,7 @@ import evaluation
 from corpora import Store
 from corpusmill.documents import Document, Result
 from corpusmill.errors import (
+    CorpusDamaged,
     CorpusmillError,
     DatabaseUnavailable,
     DeviceLost,
@@ -161,7 +162,7 @@ class Runner:
             except _NotLoaded:
                 self.give_back(held, turns.give_way)
                 return None
-            except ModelFault as fault:
+            except (ModelFault, CorpusDamaged) as fault:
                 self.fail_job(held, fault)
             except NewerVersion as error:
                 log.warning("job left to newer workers", job=claim.job_key, why=str(error))
@@ -238,14 +239,20 @@ class Runner:
         return look_up(self._database, scope, documents, stale=self._settings.reuse_noted_seconds)
 
     def _documents(self, job: Job, piece: Slice) -> list[Document]:
+        """A shard's documents. Raises CorpusDamaged, and OSError where this machine cannot read them now."""
         try:
             store = Store(store_directory(self._settings.data_dir, job.corpus_id))
-            return list(store.documents(piece.start, piece.stop))
+            documents = list(store.documents(piece.start, piece.stop))
         except NotFound as error:
-            raise ModelFault(
+            raise CorpusDamaged(
                 f"The files of {job.corpus_id} are not in this worker's data directory; CORPUSMILL_DATA_DIR must name the "
                 "directory that the API writes to."
             ) from error
+        if len(documents) < len(piece):
+            raise CorpusDamaged(
+                f"The corpus has {len(store)} documents, and had {piece.stop} or more; upload it again."
+            )
+        return documents
 
     def _kept(self, claim: Claim) -> list[ResultRow]:
         """What succeeded of a shard before it was opened again."""
@@ -369,7 +376,7 @@ class Runner:
             log.warning("saved without the references in force", shard=done.held.claim.key, why=str(error))
             return done.documents, 0
 
-    def fail_job(self, held: Held, fault: ModelFault) -> None:
+    def fail_job(self, held: Held, fault: ModelFault | CorpusDamaged) -> None:
         log.warning("job failed", job=held.claim.job_key, why=str(fault))
         self._try(lambda: transact(
             self._database,

@@ -23,7 +23,15 @@ import evaluation
 from broker.doorbell import Doorbell
 from corpora import Store, remove_partials
 from corpusmill.documents import failed
-from corpusmill.errors import CorpusmillError, DatabaseUnavailable, DocumentError, LeaseLost, NewerVersion
+from corpusmill.errors import (
+    CorpusDamaged,
+    CorpusmillError,
+    DatabaseUnavailable,
+    DocumentError,
+    LeaseLost,
+    NewerVersion,
+    NotFound,
+)
 from corpusmill.schedules import ReportDefinition
 from corpusmill.settings import Settings
 from corpusmill.tasks import stored_params
@@ -124,7 +132,14 @@ class Sweeper:
         if expired.again or expired.halved or expired.blamed:
             log.warning("shards lost", again=expired.again, halved=expired.halved, blamed=len(expired.blamed))
         for claim in expired.blamed:
-            self._blame(claim)
+            try:
+                self._blame(claim)
+            except DatabaseUnavailable:
+                raise  # nor could the others be written
+            except (CorpusmillError, OSError) as error:  # its lease runs out, and then it has its turn again
+                log.warning("a lost document is not blamed", shard=claim.key, why=str(error))
+            except Exception as error:
+                log.error("a lost document is not blamed", shard=claim.key, exc_info=error)
 
     def _expired(self, connection: Connection, asked: float) -> Expired:
         """While the database was away no worker could renew its lease, and where its clock was set on every lease seems to
@@ -146,7 +161,11 @@ class Sweeper:
             before = kept(connection, claim.job_key, claim.slice) if claim.kept else []
         rows: list[ResultRow] = []
         if not before:  # else the document has its result, and the worker was lost with nothing left to run
-            document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
+            try:
+                document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
+            except (CorpusDamaged, NotFound) as error:
+                self._fail(claim, str(error))
+                return
             message = f"The worker was lost {claim.losses} times with this document alone."
             rows = [row_of(failed(document, DocumentError(code="worker_lost", message=message, retryable=True)), None)]
         whole = [*rows, *before]
@@ -161,6 +180,14 @@ class Sweeper:
             )
         except LeaseLost:
             log.info("blame taken back", shard=claim.key)  # cancelled or deleted meanwhile
+
+    def _fail(self, claim: Claim, why: str) -> None:
+        """End a job whose documents nobody can read any more, as a worker does that is to read them."""
+        log.warning("job failed", job=claim.job_key, why=why)
+        transact(
+            self.database,
+            lambda connection: jobs.fail(connection, claim.job_key, code=CorpusDamaged.code, message=why),
+        )
 
     def _ingest(self) -> None:
         """Uploads that were cut off between the disk and the corpus; one at a time, each in a child of its own."""

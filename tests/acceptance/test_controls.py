@@ -133,6 +133,12 @@ def test_workers_say_what_they_hold(stack: Stack, corpus: str) -> None:
     assert worker["memory"]["resident"] > 10 << 20
     assert worker["started_at"] <= worker["seen_at"]
     stack.wait(job["id"])
+    for _ in range(200):  # it says so with its next heartbeat
+        (worker,) = stack.get("/workers")["data"]
+        if worker["models"]:
+            break
+        stack.get(f"/jobs/{job['id']}", wait=1)
+    assert worker["models"] == [job["model"]]
 
 
 def traces(stack: Stack, word: str) -> list[str]:

@@ -172,3 +172,62 @@ def test_whoever_has_waited_long_enough_hears_why(database: Engine) -> None:
 
     with pytest.raises(DatabaseUnavailable, match="did not answer"):
         transact(database, work, patience=0.2)
+
+
+def test_two_transactions_that_lock_two_rows_in_opposite_order_are_both_done_in_the_end(database: Engine) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time: two never wait for each other")
+    rows_ = [a_job(database, name).key for name in ("job_a", "job_b")]
+    both = threading.Barrier(2, timeout=30)
+    tries: dict[str, int] = {"one": 0, "other": 0}
+    refused: list[str | None] = []
+
+    def note(context: sqlalchemy.engine.ExceptionContext) -> None:
+        refused.append(getattr(context.original_exception, "sqlstate", None))
+
+    def lock(name: str, order: list[int]) -> None:
+        def work(connection: Connection) -> None:
+            tries[name] += 1
+            for key in order:
+                connection.execute(
+                    sqlalchemy.update(tables.jobs)
+                    .where(tables.jobs.c.key == key)
+                    .values(priority=tables.jobs.c.priority + 1)
+                )
+                if tries[name] == 1 and key == order[0]:
+                    both.wait()  # each has one row, and is about to want the other's
+
+        transact(database, work, patience=60.0)
+
+    sqlalchemy.event.listen(database, "handle_error", note)
+    threads = [
+        threading.Thread(target=lock, args=("one", rows_)),
+        threading.Thread(target=lock, args=("other", rows_[::-1])),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert refused == ["40P01"], "PostgreSQL ended one of the two"
+    assert sorted(tries.values()) == [1, 2]
+    assert [the_job(database, name).priority for name in ("job_a", "job_b")] == [2, 2]
+
+
+def test_a_transaction_that_read_what_another_has_changed_since_is_done_again(database: Engine) -> None:
+    if database.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time: nothing changes under a transaction that writes")
+    key = a_job(database).key
+    add = sqlalchemy.update(tables.jobs).where(tables.jobs.c.key == key).values(priority=tables.jobs.c.priority + 1)
+    strict = database.execution_options(isolation_level="SERIALIZABLE")
+    tries = 0
+
+    def work(connection: Connection) -> None:
+        nonlocal tries
+        tries += 1
+        connection.scalar(sqlalchemy.select(tables.jobs.c.priority).where(tables.jobs.c.key == key))
+        if tries == 1:
+            transact(database, lambda other: other.execute(add))
+        connection.execute(add)
+
+    transact(strict, work)
+    assert (tries, the_job(database).priority) == (2, 2)

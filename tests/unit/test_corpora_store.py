@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import json
@@ -30,7 +31,7 @@ from corpora import (
     store_writer,
 )
 from corpusmill.documents import Document, IngestError
-from corpusmill.errors import Conflict, CorpusmillError, InvalidRequest, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, InvalidRequest, NotFound
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -217,6 +218,72 @@ def test_a_damaged_file_is_named(name: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CorpusmillError, match=name):
         list(Store(tmp_path / "c").documents())
+
+
+def flipped(directory: Path, name: str, old: bytes, new: bytes) -> None:
+    path = directory / name
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("documents.jsonl", b'"text"', b'"tex1"'),
+        ("documents.jsonl", b'"text":"', b'"text":[1],"l":"'),
+        ("documents.jsonl", b'{"', b'{"\xff'),
+        ("documents.jsonl", b'{"text":', b'["text",'),
+        ("documents.jsonl", b"\n", b" "),
+        ("corpus.json", b'"documents": 100', b'"documents": "x"'),
+        ("corpus.json", b"{", b"[{"),
+        ("corpus.json", b'"version": 1', b'"version": 2'),
+    ],
+)
+def test_a_file_that_holds_what_nobody_wrote_is_damaged_and_quotes_no_text(
+    name: str, old: bytes, new: bytes, tmp_path: Path
+) -> None:
+    stored(tmp_path / "c", many(100))
+    flipped(tmp_path / "c", name, old, new)
+    with pytest.raises(CorpusDamaged, match=name) as raised:
+        list(Store(tmp_path / "c").documents())
+    assert "document 0" not in str(raised.value)
+
+
+@pytest.mark.parametrize("entry", [2**64 - 1, 2**63, 1 << 40, 0, 7])
+@pytest.mark.parametrize("place", [0, 50, 100])
+def test_an_index_that_points_anywhere_is_damage(place: int, entry: int, tmp_path: Path) -> None:
+    stored(tmp_path / "c", many(100))
+    index = np.fromfile(tmp_path / "c" / "documents.index", "<u8")
+    before, index[place] = index[place], entry
+    index.tofile(tmp_path / "c" / "documents.index")
+    store = Store(tmp_path / "c")
+    if place != 0 or entry != before:
+        with pytest.raises(CorpusDamaged):
+            [store.document(at) for at in (place - 1, place) if 0 <= at < 100]
+
+
+@pytest.mark.parametrize("name", ["documents.index", "sizes.bin", "documents.jsonl"])
+def test_a_file_that_is_not_there_is_damage_where_the_others_are(name: str, tmp_path: Path) -> None:
+    stored(tmp_path / "c", many(100))
+    (tmp_path / "c" / name).unlink()
+    with pytest.raises(CorpusDamaged, match=name):
+        list(Store(tmp_path / "c").documents())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
+def test_a_file_that_cannot_be_read_now_is_no_damage(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stored(tmp_path / "c", many(100))
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, "as the machine says")
+
+    monkeypatch.setattr(Path, "open", refused)
+    for read in (lambda: Store(tmp_path / "c"), lambda: store.document(0)):
+        with pytest.raises(OSError, match="as the machine says") as raised:
+            read()
+        assert raised.value.errno == number
 
 
 def test_files_are_what_they_are_said_to_be(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""A corpus whose files are damaged ends the jobs over it and holds up no others; a disk that fails for now ends none."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from corpora import store_items
+from corpora.summary import read_summary
+from corpusmill.documents import Document
+from corpusmill.errors import CorpusDamaged
+from corpusmill.settings import Settings, settings_from
+from corpusmill.shards import Slice
+from corpusmill.tasks import Task
+from db import corpora as rows
+from db import jobs
+from db.engine import Connection, Engine, reading, transact
+from db.workers import Description
+from tests.integration.steps import ECHO
+from tests.integration.test_races import Bell
+from tests.integration.test_references import Echo
+from worker.heartbeat import Heartbeat
+from worker.runner import Runner
+from worker.serving import serve
+from worker.sweep import Sweeper
+
+WORD = uuid4().hex
+DOCUMENTS = 8
+
+
+def a_job(database: Engine, folder: Path, name: str) -> Path:
+    """A job of two shards over a corpus of its own, whose directory is returned."""
+    directory = rows.store_directory(folder, f"corpus_{name}")
+    store_items((Document(position=at, id=f"d{at}", text=f"{WORD} {at}") for at in range(DOCUMENTS)), directory)
+
+    def make(connection: Connection) -> None:
+        rows.create(
+            connection,
+            id=directory.name,
+            name=None,
+            format="jsonl",
+            encoding=None,
+            bytes=1,
+            sha256="0" * 64,
+            options={},
+        )
+        rows.claim(connection, directory.name, owner="me", lease=30)
+        rows.finish(
+            connection,
+            directory.name,
+            owner="me",
+            status="ready",
+            documents=DOCUMENTS,
+            invalid=0,
+            fields=[],
+            error=None,
+        )
+        jobs.create(
+            connection, id=f"job_{name}", name=None, task=Task.CLASSIFICATION, model=ECHO,
+            corpus=rows.get(connection, directory.name), params={}, priority=0, metadata={},
+            slices=[Slice(0, DOCUMENTS // 2), Slice(DOCUMENTS // 2, DOCUMENTS)],
+        )  # fmt: skip
+
+    transact(database, make)
+    return directory
+
+
+def the(database: Engine, name: str) -> jobs.Job:
+    with reading(database) as connection:
+        return jobs.get(connection, f"job_{name}")
+
+
+def runner(database: Engine, folder: Path) -> Runner:
+    heartbeat = Heartbeat(
+        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
+        describe=lambda: Description(hostname="here", device="cpu", models=[]),
+    )  # fmt: skip
+    settings = settings_from({}, data_dir=folder, lease_seconds=60.0)
+    return Runner(database=database, settings=settings, models=Echo(), heartbeat=heartbeat)
+
+
+def sweep(database: Engine, folder: Path) -> None:
+    Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+
+
+def column(database: Engine, name: str, job: str) -> list[Any]:
+    """A column of a job's shards, in order."""
+    with reading(database) as connection:
+        found = connection.exec_driver_sql(
+            f"SELECT shards.{name} FROM shards JOIN jobs ON jobs.key = job_key WHERE jobs.id = 'job_{job}' ORDER BY start"
+        )
+        return list(found.scalars())
+
+
+def vanish(directory: Path) -> None:
+    (directory / "documents.jsonl").unlink()
+
+
+def garble(directory: Path) -> None:
+    path = directory / "documents.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'{"', b'{"\xff'))
+
+
+def lose_all(directory: Path) -> None:
+    directory.rename(directory.with_name("elsewhere"))
+
+
+def shorten(directory: Path) -> None:
+    lose_all(directory)
+    store_items([Document(position=0, id="d0", text=f"{WORD} alone")], directory)
+
+
+@pytest.mark.parametrize("damage", [vanish, garble, lose_all, shorten])
+def test_a_damaged_corpus_fails_its_job_at_once_and_quotes_no_document(
+    database: Engine, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(a_job(database, tmp_path, "damaged"))
+    a_job(database, tmp_path, "whole")
+    with capture_logs() as logged:
+        serve(runner(database, tmp_path))
+    found = the(database, "damaged")
+    assert found.status in {"failed", "completed_with_errors"}, "shards that can be read keep their results"
+    assert found.error is not None
+    assert found.error["code"] == CorpusDamaged.code
+    assert WORD not in str(found.error)
+    assert WORD not in str(logged)
+    assert column(database, "losses", "damaged") == [0, 0]
+    assert the(database, "whole").status == "completed"
+
+
+@pytest.mark.parametrize("damage", [garble, shorten])
+def test_a_document_that_cannot_be_read_to_be_blamed_ends_its_job_and_others_are_blamed_beside_it(
+    database: Engine, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    for name in ("a", "damaged", "z"):
+        directory = a_job(database, tmp_path, name)
+        if name == "damaged":
+            damage(directory)
+    lose_with_their_last_documents(database)
+    sweep(database, tmp_path)
+    found = the(database, "damaged")
+    assert (found.status, (found.error or {})["code"]) == ("failed", CorpusDamaged.code)
+    assert WORD not in str(found.error)
+    for name in ("a", "z"):
+        assert (column(database, "state", name), column(database, "failed", name)) == (["done", "done"], [0, 1])
+
+
+def lose_with_their_last_documents(database: Engine) -> None:
+    """The last document of each job has taken its worker with it too often; what precedes it is done."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET state = 'done', succeeded = stop - start WHERE start = 0")
+        connection.exec_driver_sql(
+            f"UPDATE shards SET start = {DOCUMENTS - 1}, state = 'running', owner = 'gone', attempt = 9, losses = 9, "
+            "lease_until = 0 WHERE start > 0"
+        )
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO])
+def test_a_corpus_that_this_machine_cannot_read_now_is_given_back(
+    database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    a_job(database, tmp_path, "whole")
+    unreadable(monkeypatch, number, "corpus_whole")
+    with pytest.raises(OSError, match="as the disk says") as raised:
+        serve(runner(database, tmp_path))
+    assert raised.value.errno == number
+    assert the(database, "whole").error is None
+    assert (column(database, "state", "whole"), column(database, "losses", "whole")) == (["pending"] * 2, [0, 0])
+    monkeypatch.undo()
+    serve(runner(database, tmp_path))
+    assert the(database, "whole").status == "completed"
+
+
+def test_a_document_that_cannot_be_read_now_keeps_no_other_from_being_blamed_and_has_its_turn_again(
+    database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "m", "z"):
+        a_job(database, tmp_path, name)
+    lose_with_their_last_documents(database)
+    unreadable(monkeypatch, errno.EIO, "corpus_m")
+    sweep(database, tmp_path)
+    assert [column(database, "failed", name) for name in ("a", "m", "z")] == [[0, 1], [0, 0], [0, 1]]
+    assert the(database, "m").error is None
+    monkeypatch.undo()
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE shards SET lease_until = 0 WHERE state = 'running'")
+    sweep(database, tmp_path)
+    assert (column(database, "state", "m"), column(database, "failed", "m")) == (["done", "done"], [0, 1])
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, number: int, corpus_id: str) -> None:
+    """A corpus whose disk answers with an error, for as long as that lasts."""
+    read = read_summary
+
+    def refused(path: Path) -> Any:
+        if path.parent.name == corpus_id:
+            raise OSError(number, "as the disk says")
+        return read(path)
+
+    monkeypatch.setattr("corpora.store.read_summary", refused)
