@@ -269,6 +269,7 @@ class Sweeper:
             transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
             files.remove_corpus(self.settings.data_dir, corpus_id)
         with reading(self.database) as connection:
+            files.remove_read(connection, self.settings.data_dir)
             left = files.orphans(connection, self.settings.data_dir)
         for corpus_id in left:
             log.info("removing files without a corpus", corpus=corpus_id)
