@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -69,7 +70,12 @@ def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes
     """Make a ready corpus of the JSON lines that came in the body of a job."""
     path = upload_path(settings.data_dir, corpus_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(body)
+    try:
+        path.write_bytes(body)
+    except OSError:  # what there was room for is not to lie there until orphans are removed
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
     transact(
         database,
         lambda connection: corpora.create(
