@@ -79,7 +79,7 @@ class Outage:
 @pytest.fixture
 def outage(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> Outage:
     """An outage that outlasts everybody's patience, which is short here."""
-    monkeypatch.setitem(transact.__kwdefaults__, "patience", 0.2)
+    monkeypatch.setattr(transact, "__kwdefaults__", {"patience": 0.2})
     monkeypatch.setattr(ingest, "transact", lambda *given, **_: transact(*given))
     return Outage(http, monkeypatch)
 
