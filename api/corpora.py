@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
+import structlog
 from flask import Response, request
 from flask_openapi.models.request_body import RequestBody
 
@@ -32,10 +33,20 @@ from api.schemas import (
 from api.state import State, state
 from api.views import corpus_view, document_view, keyset_view, page_view, version_view
 from corpora import Format, Store, Upload, upload_of
-from corpusmill.errors import DatabaseUnavailable, Gone, InvalidRequest, NotFound, StorageFull, UnsupportedFormat
+from corpusmill.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    Gone,
+    InvalidRequest,
+    NotFound,
+    StorageFull,
+    UnsupportedFormat,
+)
 from corpusmill.ids import new_id
 from db import files, ingest, references
 from db.engine import Connection, reading, settle, transact
+
+log = structlog.get_logger(__name__)
 
 blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
 
@@ -95,18 +106,29 @@ def upload(query: UploadQuery) -> Response:
             return _created(here, made)
         _ingest(here, corpus_id, received.bytes, kind)
     except (DatabaseUnavailable, StorageFull, InvalidRequest, Gone):
-        # Nothing may be left of what was not taken: the caller is told to send it again, or why not to.
-        files.remove_corpus(here.data_dir, corpus_id)
-        with suppress(NotFound):  # its row was never committed
-            transact(here.database, lambda connection: _take_back(connection, corpus_id, once))
+        _take_back(here, corpus_id, once)
         raise
     return _created(here, corpus_id)
 
 
-def _take_back(connection: Connection, corpus_id: str, once: Idempotency | None) -> None:
-    rows.remove(connection, corpus_id)
-    if once is not None:
-        keys.forget(connection, once.key)
+def _take_back(here: State, corpus_id: str, once: Idempotency | None) -> None:
+    """Leave nothing of an upload that was not taken: the caller is told to send it again, or why not to.
+
+    The files go after the row and the key, and not without them: where those stay, because the database is away or a job
+    uses the corpus already, it is read after all, by the sweeper if need be, and is what the key names."""
+
+    def write(connection: Connection) -> None:
+        rows.remove(connection, corpus_id)
+        if once is not None:
+            keys.forget(connection, once.key)
+
+    try:
+        with suppress(NotFound):  # its row was never committed
+            transact(here.database, write)
+    except (DatabaseUnavailable, Conflict) as error:
+        log.warning("an upload is not taken back", corpus=corpus_id, why=str(error))
+    else:
+        files.remove_corpus(here.data_dir, corpus_id)
 
 
 def _created(here: State, corpus_id: str) -> Response:

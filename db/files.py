@@ -70,16 +70,30 @@ def _remove(
         remove_corpus(data_dir, corpus.id)
 
 
+def remove_read(connection: Connection, data_dir: Path) -> None:
+    """Delete uploads, not new, of corpora that are read: their reader was cut off before it could."""
+    found = _old(data_dir / "uploads")
+    query = select(corpora.c.id).where(corpora.c.id.in_(found), corpora.c.status != "validating")
+    for corpus_id in connection.scalars(query) if found else ():
+        upload_path(data_dir, corpus_id).unlink(missing_ok=True)
+
+
 def orphans(connection: Connection, data_dir: Path) -> list[str]:
     """Ids of corpora that have files, not new, but no row: an upload or a deletion was cut off."""
+    found = _old(data_dir / "uploads") | _old(data_dir / "corpora")
+    if not found:
+        return []
+    known = set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(found))))
+    return sorted(found - known - set(forgetting.waiting(connection)))
+
+
+def _old(folder: Path) -> set[str]:
+    """Ids of the corpora whose files in a folder are older than an hour."""
     found: set[str] = set()
-    for path in [*(data_dir / "uploads").glob("*"), *(data_dir / "corpora").glob("*")]:
+    for path in folder.glob("*"):
         try:
             if ".partial-" not in path.name and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
                 found.add(path.name.removesuffix(".part"))
         except FileNotFoundError:
             continue
-    if not found:
-        return []
-    known = set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(found))))
-    return sorted(found - known - set(forgetting.waiting(connection)))
+    return found

@@ -12,6 +12,8 @@ import resource
 import subprocess
 import sys
 import threading
+import traceback
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -49,10 +51,7 @@ def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
 
 def run(database: Engine, settings: Settings, corpus_id: str) -> None:
     """Read the upload of a validating corpus, unless somebody else is at it, and plan the jobs that wait for it."""
-    owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
-    corpus = transact(
-        database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
-    )
+    owner, corpus = _claim(database, corpus_id)
     if corpus is None:
         return
     ended = threading.Event()
@@ -65,11 +64,27 @@ def run(database: Engine, settings: Settings, corpus_id: str) -> None:
     planning.plan_waiting(database, settings, corpus_id)
 
 
+def give_up(database: Engine, settings: Settings, corpus_id: str, *, deaths: int) -> None:
+    """Reject a validating corpus whose readers were killed so many times, unless somebody is at it, with its jobs."""
+    owner, corpus = _claim(database, corpus_id)
+    if corpus is None:
+        return
+    outcome = _rejected("reader_lost", f"Whatever read it was killed, {deaths} times: for want of memory, as a rule.")
+    transact(database, lambda connection: corpora.finish(connection, corpus_id, owner=owner, **outcome))
+    upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
+    planning.plan_waiting(database, settings, corpus_id)
+
+
 def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes) -> None:
     """Make a ready corpus of the JSON lines that came in the body of a job."""
     path = upload_path(settings.data_dir, corpus_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(body)
+    try:
+        path.write_bytes(body)
+    except OSError:  # what there was room for is not to lie there until orphans are removed
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
     transact(
         database,
         lambda connection: corpora.create(
@@ -83,6 +98,13 @@ def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes
 def errors_of(settings: Settings, corpus_id: str, most: int) -> list[IngestError]:
     """The first ingest errors of a corpus."""
     return list(Store(store_directory(settings.data_dir, corpus_id)).errors(0, most))
+
+
+def _claim(database: Engine, corpus_id: str) -> tuple[str, Corpus | None]:
+    owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
+    return owner, transact(
+        database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
+    )
 
 
 def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> None:
@@ -103,11 +125,15 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
     except (StorageFull, Conflict):
         raise  # nothing is wrong with the upload: it is read again when there is room
     except FileNotFoundError:
-        lost = _reason("upload_lost", "The upload was not kept: send it again.")
-        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": [], "error": lost}
+        outcome = _rejected("upload_lost", "The upload was not kept: send it again.")
     except CorpusmillError as error:
-        outcome = {"status": "rejected", "documents": 0, "invalid": 0, "fields": []}
-        outcome["error"] = _reason(error.code, str(error))
+        outcome = _rejected(error.code, str(error))
+    except OSError:
+        raise  # the machine's, which may read it another time
+    except Exception as error:  # noqa: BLE001 — logged, but for what it says: that may quote the upload
+        kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        log.error("the reader of an upload failed", corpus=corpus.id, why=kind, at=f"{place.filename}:{place.lineno}")
+        outcome = _rejected("reader_failed", f"Its reader failed with {kind}; the log of the server says where.")
     else:
         empty = _reason("no_documents", "It holds no document that can be used.") if not summary.documents else None
         outcome = {
@@ -122,6 +148,10 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
     with reading(database) as connection:
         if not corpora.exists(connection, corpus.id):  # deleted while it was read, with what was there by then
             remove_store(target)
+
+
+def _rejected(code: str, message: str) -> dict[str, Any]:
+    return {"status": "rejected", "documents": 0, "invalid": 0, "fields": [], "error": _reason(code, message)}
 
 
 def _reason(code: str, message: str) -> dict[str, str]:

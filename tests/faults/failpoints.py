@@ -4,11 +4,12 @@ Knows the product's public functions and wraps them; the product knows nothing o
 `program` and nothing else. All is asked for by environment variables:
 
 FAULTS_POINT    where to die with the whole process group: `before_commit` or `after_commit` of a shard in a worker,
-                `before_ring` or `after_ring` of a submitted job in the API; `no_database_before_ring` has the API's
-                database fail there instead; `before_finish` has a worker wait just before the transaction that ends
-                a shard, when it has looked for the last time whether that is still its own, for the file FAULTS_ONCE with
-                `-go` after its name; `by_word` of a worker: its consumer can be cancelled through Celery's remote control,
-                which the product leaves off; for a sweeper see `in_sweeper`
+                `before_ring` or `after_ring` of a submitted job in the API, `before_ingest` of an upload there, whose row
+                is committed; `no_database_before_ring` has the API's database fail instead of a ring; `before_finish` has a
+                worker wait just before the transaction that ends a shard, when it has looked for the last time whether
+                that is still its own, for the file FAULTS_ONCE with `-go` after its name; `by_word` of a worker: its
+                consumer can be cancelled through Celery's remote control, which the product leaves off; for a sweeper
+                see `in_sweeper`
 FAULTS_DEAF     seconds after which a worker that hears nothing ends itself, in place of the product's
 FAULTS_ONCE     a file that the first to die or wait makes: whoever finds it goes on
 FAULTS_RUNS     a file that gets a line for each shard that goes through the echo model: its executions,
@@ -226,7 +227,7 @@ def in_api() -> None:
     """Wrap what the API calls after a job is committed."""
     from broker.doorbell import Doorbell
     from corpusmill.errors import DatabaseUnavailable
-    from db import shards
+    from db import ingest, shards
 
     point = os.environ.get("FAULTS_POINT")
     ring, depth = Doorbell.ring, Doorbell.depth
@@ -244,13 +245,19 @@ def in_api() -> None:
             die()
         return depth(self)
 
-    to_publish = shards.to_publish
+    to_publish, fits = shards.to_publish, ingest.fits_in_process
+
+    def choosing(*args: Any, **kwargs: Any) -> bool:
+        if point == "before_ingest" and once():
+            die()
+        return fits(*args, **kwargs)
 
     def looking(*args: Any, **kwargs: Any) -> list[int]:
         if point == "no_database_before_ring":
             raise DatabaseUnavailable("The database did not answer: a fault of the tests.")
         return to_publish(*args, **kwargs)
 
+    ingest.fits_in_process = choosing
     shards.to_publish = looking
     Doorbell.ring = ringing  # type: ignore[method-assign]
     Doorbell.depth = measuring  # type: ignore[method-assign]

@@ -264,6 +264,10 @@ def test_a_full_disk_under_uploads_refuses_them_and_keeps_nothing(
             until(rig.answers, BOUND, "Valkey answers, and the API says so")
             ballast = fill(rig.data_dir / "uploads")
             says_that_it_is_full(rig, "uploads")
+            asked = {"task": "classification", "model": "echo", "documents": list(corpus[:100])}
+            refused = rig.http.post("/api/v1/jobs", json=asked)
+            assert refused.status_code == 507, refused.text
+            assert rig.temporary_files() == [ballast.name], "of documents in a job nothing is kept either"
             for format in ("jsonl", "csv", "parquet"):  # which need no disk
                 exported = rig.request("GET", f"/jobs/{ready}/export", params={"format": format})
                 assert exported.status_code == 200
