@@ -34,8 +34,8 @@ WORD = uuid4().hex
 DOCUMENTS = 8
 
 
-def a_job(database: Engine, folder: Path, name: str) -> Path:
-    """A job of two shards over a corpus of its own, whose directory is returned."""
+def a_job(database: Engine, folder: Path, name: str, *, planned: bool = True) -> Path:
+    """A job of two shards, or of none yet, over a corpus of its own, whose directory is returned."""
     directory = rows.store_directory(folder, f"corpus_{name}")
     store_items((Document(position=at, id=f"d{at}", text=f"{WORD} {at}") for at in range(DOCUMENTS)), directory)
 
@@ -64,7 +64,7 @@ def a_job(database: Engine, folder: Path, name: str) -> Path:
         jobs.create(
             connection, id=f"job_{name}", name=None, task=Task.CLASSIFICATION, model=ECHO,
             corpus=rows.get(connection, directory.name), params={}, priority=0, metadata={},
-            slices=[Slice(0, DOCUMENTS // 2), Slice(DOCUMENTS // 2, DOCUMENTS)],
+            slices=[Slice(0, DOCUMENTS // 2), Slice(DOCUMENTS // 2, DOCUMENTS)] if planned else None,
         )  # fmt: skip
 
     transact(database, make)
@@ -114,6 +114,16 @@ def lose_all(directory: Path) -> None:
 def shorten(directory: Path) -> None:
     lose_all(directory)
     store_items([Document(position=0, id="d0", text=f"{WORD} alone")], directory)
+
+
+def test_a_corpus_that_is_damaged_before_its_job_is_planned_keeps_no_other_waiting(
+    database: Engine, tmp_path: Path
+) -> None:
+    lose_all(a_job(database, tmp_path, "damaged", planned=False))
+    a_job(database, tmp_path, "whole", planned=False)
+    sweep(database, tmp_path)
+    assert (the(database, "damaged").error or {}).get("code") == CorpusDamaged.code
+    assert column(database, "state", "whole") == ["pending"]
 
 
 @pytest.mark.parametrize("damage", [vanish, garble, lose_all, shorten])
