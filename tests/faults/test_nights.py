@@ -33,6 +33,7 @@ def fire(rig: Rig, at: datetime) -> None:
     subprocess.run(command, cwd=ROOT, env=rig.environ(), capture_output=True, timeout=60, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("night")
 @pytest.mark.timeout(1_800)
 def test_a_sweeper_that_is_killed_at_any_step_of_a_night_changes_nothing(make_rig: Make, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_an_upload_on_which_its_reader_fails_is_rejected_and_none_of_it_is_quote
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_upload_that_kills_its_readers_is_rejected_with_its_jobs_and_not_read_for_ever(
     http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
