@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import textwrap
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,8 +124,16 @@ def write(folder: Path, target: Path, code: str) -> list[str]:
         left_out="; ".join(f"{', '.join(faults)}, since {reason}" for reason, faults in NOT_BY_CHANCE.items()),
         whole=_INCOMPLETE.format(wanting=len(wanting)) if wanting else _COMPLETE,
     )
-    target.write_text(text, encoding="utf-8")
+    target.write_text("\n\n".join(_filled(part) for part in text.split("\n\n")), encoding="utf-8")
     return wanting
+
+
+def _filled(paragraph: str) -> str:
+    """The paragraph in lines of the house's length, unless it is a table or a heading."""
+    if paragraph.startswith(("|", "#")):
+        return paragraph
+    end = "\n" if paragraph.endswith("\n") else ""
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False) + end
 
 
 def _row(fault: str, done: str, said: Sequence[str], found: Sequence[Expected]) -> str:

@@ -103,7 +103,7 @@ def one_clock(kind: str, shim: Path, request: pytest.FixtureRequest) -> Iterator
 
 @pytest.mark.slow
 @pytest.mark.fault("F39")
-@pytest.mark.parametrize("hours", [-1, 1])
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "on"])
 def test_a_clock_set_back_or_on_by_an_hour_as_a_worker_is_killed_does_no_harm(
     one_clock: Rig, shim: Path, corpus: Documents, measured: Measured, hours: int
 ) -> None:
