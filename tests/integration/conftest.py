@@ -13,6 +13,7 @@ from api.app import create_app
 from corpusmill.settings import Settings
 from db.engine import Engine, create_engine, migrate
 from tests.databases import new_database
+from tests.integration.reuse_house import House
 from tests.integration.steps import loses_commits
 from tests.integration.world import Shelf, World
 
@@ -42,6 +43,11 @@ def database(database_url: str) -> Iterator[Engine]:
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def house(database: Engine, tmp_path: Path) -> House:
+    return House(database, tmp_path)
 
 
 @pytest.fixture

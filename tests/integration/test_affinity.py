@@ -17,7 +17,7 @@ from corpusmill.tasks import Params, Task
 from db import corpora, jobs
 from db.engine import Connection, Engine, reading, transact
 from db.workers import Description
-from tests.integration.test_reuse import Counted
+from tests.integration.reuse_house import Counted
 from worker.device import Device, pick_device
 from worker.heartbeat import Heartbeat
 from worker.models import ModelCache

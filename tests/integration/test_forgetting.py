@@ -47,8 +47,10 @@ def outputs(database: Engine) -> int:
 
 
 @pytest.fixture
-def sweep(database: Engine, tmp_path: Path) -> Callable[[], None]:
+def sweep(database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Every step of a sweeper that has just been started, what is done every ten minutes too."""
+    # As long as it takes: on a busy machine its usual time may be over after one of two corpora.
+    monkeypatch.setattr("worker.sweep._FORGETTING_SECONDS", 60.0)
 
     def once() -> None:
         Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
