@@ -37,8 +37,7 @@ def label(work: Work) -> Step:
     if corpus.status == "validating":  # somebody else is at it
         return Step(wait=_LOOK_SECONDS)
     if corpus.status == "rejected":
-        # none of its documents can be used; there may still be some that are gone
-        return Step(stage="deliver", values={"corpus_id": None, "counts": _without(work, corpus)})
+        return _rejected(work, corpus)
     if run.job_id is None:
         return _submit(work, corpus)
     with reading(work.database) as connection:
@@ -58,6 +57,16 @@ def _ingest(work: Work, corpus: Corpus) -> None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(_CHILD_LOOK_SECONDS)
         work.go_on()
+
+
+def _rejected(work: Work, corpus: Corpus) -> Step:
+    """What becomes of a run without a corpus: where none of its documents can be used, there may still be some that are gone
+    from the source. Any other reason says nothing of the documents: the next run is to have them again."""
+    error = corpus.error or {}
+    if error.get("code") == "no_documents":
+        return Step(stage="deliver", values={"corpus_id": None, "counts": _without(work, corpus)})
+    message = f"The documents of this run could not be read into a corpus: {error.get('message', 'no reason was kept')}"
+    return Step(end="failed", values={"error": _reason(str(error.get("code", "internal")), message)})
 
 
 def _without(work: Work, corpus: Corpus) -> dict[str, object]:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from api.views import run_view
 from corpusmill.errors import BrokerUnavailable, LeaseLost, PlaceFault, PlaceUnavailable
 from corpusmill.settings import Settings
-from db import job_moves, jobs, runs, schedules
+from db import corpora, ingest, job_moves, jobs, runs, schedules
 from db.engine import Engine, now, reading, transact
 from db.tables import runs as table
 from pipeline import labelling
@@ -324,6 +324,34 @@ def test_the_place_that_an_appended_source_is_held_at_is_the_one_before_the_fail
     world.night(2)
     world.night(3)
     assert world.shelf.since == [None, {"read": 1}, {"read": 1}, {"read": 2}]
+
+
+@pytest.mark.parametrize("code", ["reader_failed", "reader_lost", "upload_lost"])
+def test_documents_that_could_not_be_read_into_a_corpus_fail_their_run_and_come_again_in_the_next(
+    world: Asked, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    read = ingest.run
+
+    def rejected(database: Engine, settings: Settings, corpus_id: str) -> None:
+        outcome = {
+            "status": "rejected",
+            "documents": 0,
+            "invalid": 0,
+            "fields": [],
+            "error": {"code": code, "message": ""},
+        }
+        transact(database, lambda connection: corpora.claim(connection, corpus_id, owner="reader", lease=30))
+        transact(database, lambda connection: corpora.finish(connection, corpus_id, owner="reader", **outcome))
+
+    world.schedule()
+    world.shelf.documents = {"a": "one", "b": "two"}
+    monkeypatch.setattr(ingest, "run", rejected)
+    run = world.night(0)
+    assert (run.status, (run.error or {}).get("code")) == ("failed", code)
+    monkeypatch.setattr(ingest, "run", read)
+    assert world.night(1).status == "succeeded"
+    assert world.shelf.since == [None, None], "an appended source has not gone on"
+    assert world.shelf.labels == {"a": "<one>", "b": "<two>"}
 
 
 @pytest.mark.parametrize("deleted", [False, True], ids=["ended", "deleted"])
