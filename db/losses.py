@@ -126,7 +126,13 @@ def expire(connection: Connection, *, owner: str, lease: float, most: int = 200)
             connection.execute(
                 update(shards)
                 .where(shards.c.key == row.key)
-                .values(attempt=row.attempt + 1, owner=owner, losses=losses, lease_until=db_now() + lease)
+                .values(
+                    attempt=row.attempt + 1,
+                    owner=owner,
+                    losses=losses,
+                    started_at=db_now(),
+                    lease_until=db_now() + lease,
+                )
             )
             blamed.append(
                 Claim(

@@ -131,10 +131,13 @@ def release(connection: Connection, claim: Claim) -> bool:
 
 
 def release_but(connection: Connection, owner: str, but: Collection[int]) -> int:
-    """The same for whatever an owner holds but for the shards of these keys."""
+    """The same for whatever an owner holds but for the shards of these keys, and for those that it has surrendered: these
+    are still to be charged."""
     return connection.execute(
         update(shards)
-        .where(shards.c.state == "running", shards.c.owner == owner, shards.c.key.not_in(but))
+        .where(
+            shards.c.state == "running", shards.c.owner == owner, shards.c.lease_until > 0.0, shards.c.key.not_in(but)
+        )
         .values(**FREE)
     ).rowcount
 

@@ -31,7 +31,7 @@ from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
 from corpusmill.shards import Slice
 from corpusmill.tasks import Params, Task, stored_params
-from db import jobs, loads, metrics, references, shards, turns
+from db import files, jobs, loads, metrics, references, shards, turns
 from db.corpora import store_directory
 from db.engine import Connection, reading, transact
 from db.engine import Engine as Database
@@ -136,7 +136,8 @@ class Runner:
         self._loaded_at: dict[tuple[str, str], float] = {}
         self._in_turn_at = time.monotonic()
         #: Whether the database may have given this worker a shard and the answer was lost. Nobody would run it or renew its
-        #: lease, which would be charged to its documents.
+        #: lease, which would be charged to its documents; as it is all the same where the database carries out the lost
+        #: COMMIT only after it was asked to give back.
         self._in_doubt = False
         #: Seconds of writing that no shard has reported: a shard's own are known only after its transaction.
         self._writing: dict[int, float] = {}
@@ -244,10 +245,7 @@ class Runner:
             store = Store(store_directory(self._settings.data_dir, job.corpus_id))
             documents = list(store.documents(piece.start, piece.stop))
         except NotFound as error:
-            raise CorpusDamaged(
-                f"The files of {job.corpus_id} are not in this worker's data directory; CORPUSMILL_DATA_DIR must name the "
-                "directory that the API writes to."
-            ) from error
+            raise files.gone(self._settings.data_dir, job.corpus_id) from error
         if len(documents) < len(piece):
             raise CorpusDamaged(
                 f"The corpus has {len(store)} documents, and had {piece.stop} or more; upload it again."

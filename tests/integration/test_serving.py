@@ -204,6 +204,23 @@ def test_a_claim_whose_answer_never_came_is_given_back_with_the_rest(
         assert connection.exec_driver_sql("SELECT sum(losses) FROM shards").scalar_one() == 0
 
 
+def test_a_claim_whose_answer_was_lost_takes_no_loss_from_what_was_surrendered_before(
+    database: Engine, job: jobs.Job, tmp_path: Path
+) -> None:
+    lose_commit = loses_commits(database)
+    found = runner(database, tmp_path, Recorder(database))
+    first = found.take(ahead=False)
+    assert first is not None
+    found.surrender(first.held, RuntimeError("nobody foresaw it"))
+    lose_commit()
+    second = found.take(ahead=False)
+    assert second is not None
+    assert running(database) == sorted(one.held.claim.key for one in (first, second))
+    transact(database, lambda connection: losses.expire(connection, owner="sweep", lease=30))
+    with reading(database) as connection:
+        assert connection.exec_driver_sql("SELECT sum(losses) FROM shards").scalar_one() == 1
+
+
 def running(database: Engine) -> list[int]:
     """The keys of the shards that somebody holds."""
     with reading(database) as connection:
