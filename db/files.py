@@ -5,6 +5,7 @@ Knows where uploads and stores lie, and what is to be deleted with a job. Must n
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
-from corpusmill.errors import NotFound
+from corpusmill.errors import CorpusDamaged, NotFound
 from db import corpora as corpus_rows
 from db import forgetting, jobs
 from db.corpora import Corpus, store_directory, upload_path
@@ -21,6 +22,18 @@ from db.tables import corpora
 
 #: A file without a row may be one whose row is about to be committed: only older ones are orphans.
 ORPHAN_SECONDS = 3_600.0
+
+
+def gone(data_dir: Path, corpus_id: str) -> CorpusDamaged:
+    """What to say of a corpus whose files are not where they belong, though its row is there. Raises FileNotFoundError where
+    the folder of all corpora is not there either: it is not this corpus's, but this machine's."""
+    if not (folder := store_directory(data_dir, corpus_id).parent).exists():
+        raise FileNotFoundError(
+            errno.ENOENT,
+            "No corpora here: CORPUSMILL_DATA_DIR must name the directory that the API writes to",
+            str(folder),
+        )
+    return CorpusDamaged(f"The files of {corpus_id} are no longer in the data directory; upload the corpus again.")
 
 
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:

@@ -9,20 +9,27 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import structlog
+
 from corpora import Store
 from corpusmill.errors import CorpusDamaged, NotFound
 from corpusmill.settings import Settings
 from corpusmill.shards import SHARD_SIZES, ShardSize, Slice, plan_shards
 from corpusmill.tasks import Task
-from db import corpora, jobs
+from db import corpora, files, jobs
 from db.corpora import Corpus, store_directory
 from db.engine import Connection, Engine, reading, transact
+
+log = structlog.get_logger(__name__)
 
 _BLOCK = 1 << 16
 
 
 def slices(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | None:
-    """The shards of a job over a corpus, or None while the corpus is validating."""
+    """The shards of a job over a corpus, or None while it is validating, and where it was rejected.
+
+    Raises NotFound where its files are gone, CorpusDamaged, and OSError where this machine cannot read them now.
+    """
     if corpus.status != "ready":
         return None
     usual = SHARD_SIZES[task]
@@ -32,16 +39,23 @@ def slices(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | None
 
 
 def plan_waiting(database: Engine, settings: Settings, corpus_id: str | None = None) -> int:
-    """Plan the jobs whose corpus has become ready meanwhile, and fail those whose corpus was rejected or is damaged. Returns
-    how many."""
+    """Plan the jobs whose corpus has become ready meanwhile, and fail those whose corpus was rejected or is damaged. Those
+    whose corpus this machine cannot read now go on waiting. Returns how many were planned or failed."""
     with reading(database) as connection:
         only = corpora.get(connection, corpus_id).key if corpus_id else None
         waiting = jobs.unplanned(connection, only)
+    done = 0
     for job_key, found_id, task in waiting:
         with reading(database) as connection:
             corpus = corpora.get(connection, found_id)
-        transact(database, partial(_plan, job_key=job_key, corpus=corpus, planned=_planned(settings, corpus, task)))
-    return len(waiting)
+        try:
+            planned = _planned(settings, corpus, task)
+        except OSError as error:
+            log.warning("a job is not planned", job=job_key, corpus=found_id, why=str(error))
+            continue
+        transact(database, partial(_plan, job_key=job_key, corpus=corpus, planned=planned))
+        done += 1
+    return done
 
 
 def _planned(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | CorpusDamaged | None:
@@ -51,7 +65,7 @@ def _planned(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | Co
     except CorpusDamaged as damage:
         return damage
     except NotFound:
-        return CorpusDamaged(f"The files of {corpus.id} are not in the data directory of whoever was to plan the job.")
+        return files.gone(settings.data_dir, corpus.id)
 
 
 def _plan(connection: Connection, *, job_key: int, corpus: Corpus, planned: list[Slice] | CorpusDamaged | None) -> None:

@@ -168,10 +168,13 @@ class Sweeper:
         if not before:  # else the document has its result, and the worker was lost with nothing left to run
             try:
                 document = Store(store_directory(self.settings.data_dir, job.corpus_id)).document(claim.slice.start)
-            except (CorpusDamaged, NotFound) as error:
-                self._fail(claim, str(error))
+            except CorpusDamaged as damage:
+                self._fail(claim, damage)
                 return
-            message = f"The worker was lost {claim.losses} times with this document alone."
+            except NotFound:
+                self._fail(claim, files.gone(self.settings.data_dir, job.corpus_id))
+                return
+            message = "The worker was lost again and again with this document alone."
             rows = [row_of(failed(document, DocumentError(code="worker_lost", message=message, retryable=True)), None)]
         whole = [*rows, *before]
         partial = evaluation.partial_of(
@@ -186,12 +189,12 @@ class Sweeper:
         except LeaseLost:
             log.info("blame taken back", shard=claim.key)  # cancelled or deleted meanwhile
 
-    def _fail(self, claim: Claim, why: str) -> None:
+    def _fail(self, claim: Claim, damage: CorpusDamaged) -> None:
         """End a job whose documents nobody can read any more, as a worker does that is to read them."""
-        log.warning("job failed", job=claim.job_key, why=why)
+        log.warning("job failed", job=claim.job_key, why=str(damage))
         transact(
             self.database,
-            lambda connection: jobs.fail(connection, claim.job_key, code=CorpusDamaged.code, message=why),
+            lambda connection: jobs.fail(connection, claim.job_key, code=damage.code, message=str(damage)),
         )
 
     def _ingest(self) -> None:

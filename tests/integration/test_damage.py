@@ -126,6 +126,43 @@ def test_a_corpus_that_is_damaged_before_its_job_is_planned_keeps_no_other_waiti
     assert column(database, "state", "whole") == ["pending"]
 
 
+def test_a_corpus_that_this_machine_cannot_read_now_keeps_no_other_from_being_planned(
+    database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "m", "z"):
+        a_job(database, tmp_path, name, planned=False)
+    unreadable(monkeypatch, errno.EIO, "corpus_a")
+    sweep(database, tmp_path)
+    assert [column(database, "state", name) for name in ("a", "m", "z")] == [[], ["pending"], ["pending"]]
+    monkeypatch.undo()
+    sweep(database, tmp_path)
+    assert column(database, "state", "a") == ["pending"]
+
+
+def test_where_the_folder_of_all_corpora_is_not_there_jobs_wait_for_it_and_none_fails(
+    database: Engine, tmp_path: Path
+) -> None:
+    """A file system that is not mounted yet, or a data directory that is another's."""
+    a_job(database, tmp_path, "planned")
+    a_job(database, tmp_path, "unplanned", planned=False)
+    a_job(database, tmp_path, "lost")
+    with database.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE shards SET state = 'running', owner = 'gone', attempt = 9, losses = 9, lease_until = 0, "
+            "stop = start + 1 WHERE job_key = (SELECT key FROM jobs WHERE id = 'job_lost')"
+        )
+    (tmp_path / "corpora").rename(tmp_path / "elsewhere")
+    sweep(database, tmp_path)
+    with pytest.raises(FileNotFoundError, match="CORPUSMILL_DATA_DIR"):
+        serve(runner(database, tmp_path))
+    assert [the(database, name).error for name in ("planned", "unplanned", "lost")] == [None] * 3
+    assert column(database, "losses", "planned") == [0, 0]
+    (tmp_path / "elsewhere").rename(tmp_path / "corpora")
+    sweep(database, tmp_path)
+    serve(runner(database, tmp_path))
+    assert [the(database, name).status for name in ("planned", "unplanned")] == ["completed"] * 2
+
+
 @pytest.mark.parametrize("damage", [vanish, garble, lose_all, shorten])
 def test_a_damaged_corpus_fails_its_job_at_once_and_quotes_no_document(
     database: Engine, tmp_path: Path, damage: Callable[[Path], None]
