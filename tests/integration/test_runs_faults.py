@@ -333,7 +333,7 @@ def test_documents_that_could_not_be_read_into_a_corpus_fail_their_run_and_come_
     read = ingest.run
 
     def rejected(database: Engine, settings: Settings, corpus_id: str) -> None:
-        outcome = {
+        outcome: dict[str, Any] = {
             "status": "rejected",
             "documents": 0,
             "invalid": 0,
