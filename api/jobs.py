@@ -145,9 +145,9 @@ def pause(path: JobPath) -> Response:
 @blueprint.post("/jobs/<string:job_id>/resume", responses={202: JobResponse})
 def resume(path: JobPath) -> Response:
     """Let a paused job go on"""
-    moved = _move(path, moves.request_resume)
+    accepted = _move(path, moves.request_resume)
     _ring(state())
-    return moved
+    return accepted
 
 
 @blueprint.post("/jobs/<string:job_id>/retry", responses={202: JobResponse})
@@ -155,23 +155,26 @@ def retry(path: JobPath) -> Response:
     """Run the failed documents of a job again
 
     What succeeded stays, and the metrics are computed again when the job ends."""
-    moved = _move(path, moves.retry)
+    accepted = _move(path, moves.retry)
     _ring(state())
-    return moved
+    return accepted
 
 
 def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
     here = state()
-    moved = False
+    tried = False
 
     def once(connection: Connection) -> None:
-        nonlocal moved
+        nonlocal tried
         try:
             move(connection, path.job_id)
-        except Conflict:  # what was committed though its answer was lost may not be asked for again
-            if not moved:
+        except Conflict:
+            # What was committed though its answer was lost may not be asked for again. The first try may as well have been
+            # rolled back, and the job have ended before this one: then nothing was asked of it, and the answer is that of a
+            # request which came just before its end and was too late to change it.
+            if not tried:
                 raise
-        moved = True
+        tried = True
 
     transact(here.database, once)
     return answer(_read(here, path.job_id), 202)
