@@ -65,7 +65,6 @@ def submit(body: JobRequest) -> Response:
     params = here.catalog.check(model, body.task, parse_params(body.task, body.params))
     corpus = _inline(here, body.documents) if body.documents is not None else _corpus(here, body.corpus or "")
     job_id = new_id("job")
-    slices = planning.slices(here.settings, corpus, body.task)
 
     def write(connection: Connection) -> dict[str, Any] | None:
         if once is not None and not is_first(connection, once, job_id):
@@ -80,11 +79,14 @@ def submit(body: JobRequest) -> Response:
             keys.keep_answer(connection, once.key, view)
         return view
 
-    view = transact(here.database, write)
+    view: dict[str, Any] | None = None
+    try:
+        slices = planning.slices(here.settings, corpus, body.task)
+        view = transact(here.database, write)
+    finally:
+        if view is None and body.documents is not None:  # no job has come of them
+            files.take_back(here.database, here.data_dir, corpus.id)
     if view is None:  # another request with the same key came first by a moment
-        if corpus.inline:
-            transact(here.database, lambda connection: corpus_rows.remove(connection, corpus.id))
-            files.remove_corpus(here.data_dir, corpus.id)
         first = first_answer(here.database, once) if once is not None else None
         assert first is not None, "the other request's key and answer were committed together"
         return _accepted(first)
@@ -250,20 +252,22 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
             f"The documents have {len(body)} bytes; up to {MOST_INLINE_BYTES} go into a job. Upload a corpus instead.",
             FieldFault("/documents", "too many bytes"), code="too_large",
         )  # fmt: skip
-    ingest.run_inline(here.database, here.settings, corpus_id, body)
-    with reading(here.database) as connection:
-        corpus = corpus_rows.get(connection, corpus_id)
-    if corpus.invalid:
-        errors = ingest.errors_of(here.settings, corpus_id, 20)
-        transact(here.database, lambda connection: corpus_rows.remove(connection, corpus_id))
-        files.remove_corpus(here.data_dir, corpus_id)
-        raise InvalidRequest(
-            "Some documents cannot be used: " + errors[0].message,
-            *(
-                FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message)
-                for error in errors
-            ),
-        )
+    try:
+        ingest.run_inline(here.database, here.settings, corpus_id, body)
+        with reading(here.database) as connection:
+            corpus = corpus_rows.get(connection, corpus_id)
+        if corpus.invalid:
+            errors = ingest.errors_of(here.settings, corpus_id, 20)
+            raise InvalidRequest(
+                "Some documents cannot be used: " + errors[0].message,
+                *(
+                    FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message)
+                    for error in errors
+                ),
+            )
+    except Exception:
+        files.take_back(here.database, here.data_dir, corpus_id)
+        raise
     return corpus
 
 

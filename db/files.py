@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
-from corpusmill.errors import NotFound
+from corpusmill.errors import Conflict, DatabaseUnavailable, NotFound
 from db import corpora as corpus_rows
-from db import forgetting, jobs
+from db import forgetting, idempotency, jobs
 from db.corpora import Corpus, store_directory, upload_path
 from db.engine import Engine, transact
 from db.tables import corpora
+from db.tables import jobs as job_table
+
+log = structlog.get_logger(__name__)
 
 #: A file without a row may be one whose row is about to be committed: only older ones are orphans.
 ORPHAN_SECONDS = 3_600.0
@@ -29,6 +34,30 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     for path in (upload, upload.with_suffix(".part")):
         path.unlink(missing_ok=True)
     remove_store(store_directory(data_dir, corpus_id))
+
+
+def take_back(database: Engine, data_dir: Path, corpus_id: str, *, key: str | None = None) -> None:
+    """Leave nothing of documents that came with a request which is refused, nor the idempotency `key` that names them: the
+    caller is told to send them again, or why not to.
+
+    The files go after the row and the key, and not without them: where those stay, because the database is away or a job
+    uses the corpus already, it is read after all, by the sweeper if need be, and is what the key names. Raises nothing that
+    would hide why the request is refused.
+    """
+
+    def write(connection: Connection) -> None:
+        corpus_rows.remove(connection, corpus_id)
+        if connection.scalar(select(job_table.c.key).where(job_table.c.corpus_id == corpus_id).limit(1)) is not None:
+            raise Conflict("A job over it was committed, though the database's answer was lost, and has ended.")
+        if key is not None:
+            idempotency.forget(connection, key)
+
+    try:
+        with suppress(NotFound):  # its row was never committed, or is removed and the answer to that was lost
+            transact(database, write)
+        remove_corpus(data_dir, corpus_id)
+    except (DatabaseUnavailable, Conflict, OSError) as error:  # files without a row are the sweeper's in an hour
+        log.warning("documents of a refused request are not taken back", corpus=corpus_id, why=str(error))
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
