@@ -133,15 +133,18 @@ def get_corpus(path: CorpusPath) -> dict[str, Any]:
 
 @blueprint.get("/corpora/<string:corpus_id>/documents", responses={200: DocumentList})
 def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
-    """The documents of a corpus, by position"""
+    """The documents of a corpus, by position
+
+    Where files of the corpus are damaged or gone, the answer is a 409 (`corpus_damaged`)."""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
     stop = min(len(store), start + query.limit)
     with reading(state().database) as connection:
         version = references.current(connection, rows.get(connection, path.corpus_id).key)
     read = store.documents(start, stop) if start < stop else iter(())
-    documents = [
-        document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
-    ]
+    with files.expected(state().database, path.corpus_id):
+        documents = [
+            document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
+        ]
     return page_view(documents, str(stop) if stop < len(store) else None)
 
 
@@ -149,10 +152,11 @@ def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
 def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     """The lines of an upload that are no documents, in order"""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
-    found = [
-        {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
-        for error in store.errors(start, query.limit + 1)
-    ]
+    with files.expected(state().database, path.corpus_id):
+        found = [
+            {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
+            for error in store.errors(start, query.limit + 1)
+        ]
     shown = found[: query.limit]
     return page_view(shown, str(start + len(shown)) if len(found) > query.limit else None)
 
@@ -191,7 +195,8 @@ def _attach(corpus_id: str, *, keep: bool) -> dict[str, Any]:
     body = rows.upload_path(here.data_dir, new_id("references"))
     try:
         uploads.receive(file, body, most=most)
-        made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
+        with files.expected(here.database, corpus_id):
+            made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
     finally:
         body.unlink(missing_ok=True)
     return version_view(corpus_id, made)
@@ -224,4 +229,5 @@ def _store(corpus_id: str) -> Store:
         corpus = rows.get(connection, corpus_id)
     if corpus.status == "validating":
         raise InvalidRequest("The corpus is still being read; ask again when its status is `ready`.", code="validating")
-    return Store(rows.store_directory(here.data_dir, corpus_id))
+    with files.expected(here.database, corpus_id):
+        return Store(rows.store_directory(here.data_dir, corpus_id))

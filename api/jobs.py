@@ -56,7 +56,7 @@ def submit(body: JobRequest) -> Response:
 
     The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run. With an
     `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job; once the job is deleted,
-    a 410."""
+    a 410. A corpus whose files are damaged or gone is a 409 (`corpus_damaged`)."""
     here = state()
     once = idempotency_of(request)
     if once is not None and (first := first_answer(here.database, once)) is not None:
@@ -81,7 +81,8 @@ def submit(body: JobRequest) -> Response:
 
     view: dict[str, Any] | None = None
     try:
-        slices = planning.slices(here.settings, corpus, body.task)
+        with files.expected(here.database, corpus.id):
+            slices = planning.slices(here.settings, corpus, body.task)
         view = transact(here.database, write)
     finally:
         if view is None and body.documents is not None:  # no job has come of them

@@ -6,19 +6,19 @@ Knows where uploads and stores lie, and what is to be deleted with a job. Must n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
-from corpusmill.errors import Conflict, DatabaseUnavailable, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, DatabaseUnavailable, NotFound
 from db import corpora as corpus_rows
 from db import forgetting, idempotency, jobs
 from db.corpora import Corpus, store_directory, upload_path
-from db.engine import Engine, transact
+from db.engine import Engine, reading, transact
 from db.tables import corpora
 from db.tables import jobs as job_table
 
@@ -58,6 +58,24 @@ def take_back(database: Engine, data_dir: Path, corpus_id: str, *, key: str | No
         remove_corpus(data_dir, corpus_id)
     except (DatabaseUnavailable, Conflict, OSError) as error:  # files without a row are the sweeper's in an hour
         log.warning("documents of a refused request are not taken back", corpus=corpus_id, why=str(error))
+
+
+@contextmanager
+def expected(database: Engine, corpus_id: str) -> Iterator[None]:
+    """Files of a corpus are expected to be there while its row says that it is ready: where they are gone it is damaged.
+
+    What is read within raises CorpusDamaged then, and NotFound where the corpus was rejected or deleted.
+    """
+    try:
+        yield
+    except NotFound as gone:
+        with reading(database) as connection:
+            corpus = corpus_rows.get(connection, corpus_id)
+        if corpus.status != "ready":  # one that was rejected may have none
+            raise
+        raise CorpusDamaged(
+            f"Files of {corpus_id} are not in the data directory any more; upload the corpus again."
+        ) from gone
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
