@@ -9,7 +9,6 @@ import subprocess
 from contextlib import suppress
 from typing import Any
 
-import structlog
 from flask import Response, request
 from flask_openapi.models.request_body import RequestBody
 
@@ -18,7 +17,7 @@ import db.idempotency as keys
 from api import uploads
 from api.blueprint import answer, cursor_key
 from api.blueprint import blueprint as make_blueprint
-from api.idempotency import Idempotency, idempotency_of, key_of
+from api.idempotency import idempotency_of, key_of
 from api.schemas import (
     CorpusList,
     CorpusPath,
@@ -33,20 +32,10 @@ from api.schemas import (
 from api.state import State, state
 from api.views import corpus_view, document_view, keyset_view, page_view, version_view
 from corpora import Format, Store, Upload, upload_of
-from corpusmill.errors import (
-    Conflict,
-    DatabaseUnavailable,
-    Gone,
-    InvalidRequest,
-    NotFound,
-    StorageFull,
-    UnsupportedFormat,
-)
+from corpusmill.errors import InvalidRequest, UnsupportedFormat
 from corpusmill.ids import new_id
 from db import files, ingest, references
 from db.engine import Connection, reading, settle, transact
-
-log = structlog.get_logger(__name__)
 
 blueprint = make_blueprint("corpora", "Uploaded, immutable, ordered sets of documents.")
 
@@ -105,30 +94,10 @@ def upload(query: UploadQuery) -> Response:
             files.remove_corpus(here.data_dir, corpus_id)
             return _created(here, made)
         _ingest(here, corpus_id, received.bytes, kind)
-    except (DatabaseUnavailable, StorageFull, InvalidRequest, Gone):
-        _take_back(here, corpus_id, once)
+    except Exception:  # whatever it is: who is not told of a corpus sends the file again
+        files.take_back(here.database, here.data_dir, corpus_id, key=once.key if once is not None else None)
         raise
     return _created(here, corpus_id)
-
-
-def _take_back(here: State, corpus_id: str, once: Idempotency | None) -> None:
-    """Leave nothing of an upload that was not taken: the caller is told to send it again, or why not to.
-
-    The files go after the row and the key, and not without them: where those stay, because the database is away or a job
-    uses the corpus already, it is read after all, by the sweeper if need be, and is what the key names."""
-
-    def write(connection: Connection) -> None:
-        rows.remove(connection, corpus_id)
-        if once is not None:
-            keys.forget(connection, once.key)
-
-    try:
-        with suppress(NotFound):  # its row was never committed
-            transact(here.database, write)
-    except (DatabaseUnavailable, Conflict) as error:
-        log.warning("an upload is not taken back", corpus=corpus_id, why=str(error))
-    else:
-        files.remove_corpus(here.data_dir, corpus_id)
 
 
 def _created(here: State, corpus_id: str) -> Response:
@@ -164,15 +133,18 @@ def get_corpus(path: CorpusPath) -> dict[str, Any]:
 
 @blueprint.get("/corpora/<string:corpus_id>/documents", responses={200: DocumentList})
 def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
-    """The documents of a corpus, by position"""
+    """The documents of a corpus, by position
+
+    Where files of the corpus are damaged or gone, the answer is a 409 (`corpus_damaged`)."""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
     stop = min(len(store), start + query.limit)
     with reading(state().database) as connection:
         version = references.current(connection, rows.get(connection, path.corpus_id).key)
     read = store.documents(start, stop) if start < stop else iter(())
-    documents = [
-        document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
-    ]
+    with files.expected(state().database, path.corpus_id):
+        documents = [
+            document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
+        ]
     return page_view(documents, str(stop) if stop < len(store) else None)
 
 
@@ -180,10 +152,11 @@ def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
 def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     """The lines of an upload that are no documents, in order"""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
-    found = [
-        {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
-        for error in store.errors(start, query.limit + 1)
-    ]
+    with files.expected(state().database, path.corpus_id):
+        found = [
+            {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
+            for error in store.errors(start, query.limit + 1)
+        ]
     shown = found[: query.limit]
     return page_view(shown, str(start + len(shown)) if len(found) > query.limit else None)
 
@@ -222,7 +195,8 @@ def _attach(corpus_id: str, *, keep: bool) -> dict[str, Any]:
     body = rows.upload_path(here.data_dir, new_id("references"))
     try:
         uploads.receive(file, body, most=most)
-        made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
+        with files.expected(here.database, corpus_id):
+            made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
     finally:
         body.unlink(missing_ok=True)
     return version_view(corpus_id, made)
@@ -255,4 +229,5 @@ def _store(corpus_id: str) -> Store:
         corpus = rows.get(connection, corpus_id)
     if corpus.status == "validating":
         raise InvalidRequest("The corpus is still being read; ask again when its status is `ready`.", code="validating")
-    return Store(rows.store_directory(here.data_dir, corpus_id))
+    with files.expected(here.database, corpus_id):
+        return Store(rows.store_directory(here.data_dir, corpus_id))

@@ -56,7 +56,7 @@ def submit(body: JobRequest) -> Response:
 
     The answer comes when the job is committed with its shards; whatever happens afterwards, it will be run. With an
     `Idempotency-Key` a repetition within 24 hours gets the first answer and makes no second job; once the job is deleted,
-    a 410."""
+    a 410. A corpus whose files are damaged or gone is a 409 (`corpus_damaged`)."""
     here = state()
     once = idempotency_of(request)
     if once is not None and (first := first_answer(here.database, once)) is not None:
@@ -65,7 +65,6 @@ def submit(body: JobRequest) -> Response:
     params = here.catalog.check(model, body.task, parse_params(body.task, body.params))
     corpus = _inline(here, body.documents) if body.documents is not None else _corpus(here, body.corpus or "")
     job_id = new_id("job")
-    slices = planning.slices(here.settings, corpus, body.task)
 
     def write(connection: Connection) -> dict[str, Any] | None:
         if once is not None and not is_first(connection, once, job_id):
@@ -80,11 +79,15 @@ def submit(body: JobRequest) -> Response:
             keys.keep_answer(connection, once.key, view)
         return view
 
-    view = transact(here.database, write)
+    view: dict[str, Any] | None = None
+    try:
+        with files.expected(here.database, corpus.id):
+            slices = planning.slices(here.settings, corpus, body.task)
+        view = transact(here.database, write)
+    finally:
+        if view is None and body.documents is not None:  # no job has come of them
+            files.take_back(here.database, here.data_dir, corpus.id)
     if view is None:  # another request with the same key came first by a moment
-        if corpus.inline:
-            transact(here.database, lambda connection: corpus_rows.remove(connection, corpus.id))
-            files.remove_corpus(here.data_dir, corpus.id)
         first = first_answer(here.database, once) if once is not None else None
         assert first is not None, "the other request's key and answer were committed together"
         return _accepted(first)
@@ -145,9 +148,9 @@ def pause(path: JobPath) -> Response:
 @blueprint.post("/jobs/<string:job_id>/resume", responses={202: JobResponse})
 def resume(path: JobPath) -> Response:
     """Let a paused job go on"""
-    moved = _move(path, moves.request_resume)
+    accepted = _move(path, moves.request_resume)
     _ring(state())
-    return moved
+    return accepted
 
 
 @blueprint.post("/jobs/<string:job_id>/retry", responses={202: JobResponse})
@@ -155,23 +158,26 @@ def retry(path: JobPath) -> Response:
     """Run the failed documents of a job again
 
     What succeeded stays, and the metrics are computed again when the job ends."""
-    moved = _move(path, moves.retry)
+    accepted = _move(path, moves.retry)
     _ring(state())
-    return moved
+    return accepted
 
 
 def _move(path: JobPath, move: Callable[[Connection, str], Job]) -> Response:
     here = state()
-    moved = False
+    tried = False
 
     def once(connection: Connection) -> None:
-        nonlocal moved
+        nonlocal tried
         try:
             move(connection, path.job_id)
-        except Conflict:  # what was committed though its answer was lost may not be asked for again
-            if not moved:
+        except Conflict:
+            # What was committed though its answer was lost may not be asked for again. The first try may as well have been
+            # rolled back, and the job have ended before this one: then nothing was asked of it, and the answer is that of a
+            # request which came just before its end and was too late to change it.
+            if not tried:
                 raise
-        moved = True
+        tried = True
 
     transact(here.database, once)
     return answer(_read(here, path.job_id), 202)
@@ -247,20 +253,22 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
             f"The documents have {len(body)} bytes; up to {MOST_INLINE_BYTES} go into a job. Upload a corpus instead.",
             FieldFault("/documents", "too many bytes"), code="too_large",
         )  # fmt: skip
-    ingest.run_inline(here.database, here.settings, corpus_id, body)
-    with reading(here.database) as connection:
-        corpus = corpus_rows.get(connection, corpus_id)
-    if corpus.invalid:
-        errors = ingest.errors_of(here.settings, corpus_id, 20)
-        transact(here.database, lambda connection: corpus_rows.remove(connection, corpus_id))
-        files.remove_corpus(here.data_dir, corpus_id)
-        raise InvalidRequest(
-            "Some documents cannot be used: " + errors[0].message,
-            *(
-                FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message)
-                for error in errors
-            ),
-        )
+    try:
+        ingest.run_inline(here.database, here.settings, corpus_id, body)
+        with reading(here.database) as connection:
+            corpus = corpus_rows.get(connection, corpus_id)
+        if corpus.invalid:
+            errors = ingest.errors_of(here.settings, corpus_id, 20)
+            raise InvalidRequest(
+                "Some documents cannot be used: " + errors[0].message,
+                *(
+                    FieldFault(f"/documents/{error.line - 1}/{error.column or ''}".rstrip("/"), error.message)
+                    for error in errors
+                ),
+            )
+    except Exception:
+        files.take_back(here.database, here.data_dir, corpus_id)
+        raise
     return corpus
 
 

@@ -15,6 +15,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from corpora.disk import FULL
 from corpora.values import kind_of
 from corpusmill import errors
 from corpusmill.validation import faults_of
@@ -25,18 +26,20 @@ STATUSES: dict[type[errors.CorpusmillError], int] = {
     errors.InvalidRequest: 422,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.CorpusDamaged: 409,
     errors.Gone: 410,
     errors.TooLarge: 413,
     errors.UnsupportedFormat: 415,
     errors.StorageFull: 507,
     errors.DatabaseUnavailable: 503,
+    errors.ResourcesUnavailable: 503,
     errors.NewerVersion: 503,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
 }
 RETRY_AFTER_SECONDS = 5
-#: What a disk says that is full, or was put into read-only mode after a fault.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+#: No file descriptor, of the process or of the machine, no further process, no memory.
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 
 
 class Fault(BaseModel):
@@ -152,10 +155,15 @@ def register(app: Flask) -> None:
         return response
 
     @app.errorhandler(OSError)
-    def _disk(error: OSError) -> Response:
-        if error.errno not in _NO_ROOM:
-            return _unforeseen(error)
-        return _ours(errors.StorageFull("The disk of the data directory takes nothing more: nothing of this was kept."))
+    def _machine(error: OSError) -> Response:
+        if error.errno in FULL:
+            return _ours(
+                errors.StorageFull("The disk of the data directory takes nothing more: nothing of this was kept.")
+            )
+        if error.errno in _SHORT:
+            said = "The server has no file descriptor, process or memory left for this now: send it again in a moment."
+            return _ours(errors.ResourcesUnavailable(said))
+        return _unforeseen(error)
 
     @app.errorhandler(RecursionError)
     def _nested(error: RecursionError) -> Response:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import islice
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 from flask import Response
@@ -21,7 +22,7 @@ from api.state import State, state
 from api.views import missing_view, page_view, result_view
 from corpora import Store, export
 from corpusmill.documents import Document
-from corpusmill.errors import Conflict, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED
 from db import references, shards
@@ -88,13 +89,17 @@ def get_result(path: ResultPath) -> dict[str, Any]:
     },
 )
 def get_export(path: JobPath, query: ExportQuery) -> Response:
-    """Input fields and outputs together, by position"""
+    """Input fields and outputs together, by position
+
+    Where files of the corpus are damaged, the answer is a 409 (`corpus_damaged`); the results can still be read by page."""
     view = _View.of(state(), path.job_id)
     if view.job.status not in ENDED and not query.partial:
         raise Conflict(
             f"The job is {view.job.status}: export it when it has ended, or with partial=true what is there so far."
         )
-    stream = export.write(view.pairs(), query.format, task=view.job.task, raw=query.raw, **view.columns())
+    pairs = view.pairs()
+    begun = list(islice(pairs, 1))  # what is damaged at once is still answered, and not broken off
+    stream = export.write(chain(begun, pairs), query.format, task=view.job.task, raw=query.raw, **view.columns())
     name = f"{view.job.id}.{query.format}"
     return Response(
         stream,
@@ -116,7 +121,6 @@ class _View:
         self.stop = stop
         self._gaps = gaps
         self._gap_starts = [piece.start for piece, _ in gaps]
-        self._store = self._open_store()
 
     @classmethod
     def of(cls, here: State, job_id: str) -> _View:
@@ -178,9 +182,16 @@ class _View:
     def _missing(self, position: int) -> dict[str, Any]:
         index = bisect_right(self._gap_starts, position) - 1
         state_ = self._gaps[index][1] if index >= 0 and position < self._gaps[index][0].stop else "cancelled"
-        document_id = self._store.document(position).id if self._store else str(position)
-        return missing_view(position, document_id, state_, self.job.error)
+        return missing_view(position, self._id_of(position), state_, self.job.error)
 
-    def _open_store(self) -> Store | None:
+    def _id_of(self, position: int) -> str:
+        """A document's id; its position where nobody can say any more. Results are read whatever became of the documents."""
+        try:
+            return self._store.document(position).id if self._store else str(position)
+        except (CorpusDamaged, NotFound):
+            return str(position)
+
+    @cached_property
+    def _store(self) -> Store | None:
         directory = store_directory(self._here.data_dir, self.job.corpus_id)
         return Store(directory) if self.job.corpus_key is not None and directory.exists() else None

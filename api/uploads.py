@@ -5,7 +5,6 @@ Knows bodies: plain, chunked, multipart. Must not know what is in the file.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from corpusmill.errors import InvalidRequest, StorageFull, TooLarge
+from corpora.disk import full_disk_refused
+from corpusmill.errors import InvalidRequest, TooLarge
 
 _PIECE = 1 << 20
 
@@ -71,7 +71,7 @@ def receive(file: Incoming, path: Path, *, most: int) -> Received:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     try:
-        with partial.open("wb") as stored:
+        with full_disk_refused(), partial.open("wb") as stored:
             for piece in file.pieces:
                 size += len(piece)
                 if size > most:
@@ -81,10 +81,6 @@ def receive(file: Incoming, path: Path, *, most: int) -> Received:
             stored.flush()
             os.fsync(stored.fileno())
         partial.rename(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("The disk of the data directory is full: nothing of the upload was kept.") from error
-        raise
     finally:
         partial.unlink(missing_ok=True)
     return Received(bytes=size, sha256=digest.hexdigest())

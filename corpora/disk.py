@@ -1,4 +1,4 @@
-"""What a full disk is called, whoever meets it, and which disk is full.
+"""What a disk that takes nothing more is called, whoever meets it, and which disk is full.
 
 Knows error numbers and free space. Must not know what was being written.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 from corpusmill.errors import StorageFull
 from corpusmill.settings import Settings
 
-#: No space, a user's quota, and a process's limit on the size of a file.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: No space, a user's quota, a process's limit on the size of a file, and a file system that a fault has made read-only.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 #: Bytes below which a disk counts as full: a shard's results, or the next piece of an upload, may not fit any more.
 LEAST_ROOM = 4 << 20
 
@@ -26,11 +26,11 @@ def full_disk_refused() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         raise StorageFull(
-            "The disk holding the data directory is full. Delete corpora or jobs that are no longer needed, "
-            "or give it more room, and send the file again."
+            "The disk holding the data directory takes nothing more: it is full, or read-only after a fault. Delete corpora "
+            "or jobs that are no longer needed, or give it more room, and send the file again."
         ) from error
 
 

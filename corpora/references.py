@@ -23,7 +23,7 @@ import numpy as np
 
 from corpora.disk import full_disk_refused
 from corpusmill.documents import Document, Reference
-from corpusmill.errors import CorpusmillError, NotFound
+from corpusmill.errors import CorpusDamaged, NotFound
 
 #: How the names of versions begin, as ids do.
 PREFIX = "references"
@@ -34,7 +34,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 
 
 class References:
-    """One version of a corpus's references, read from any position. Raises NotFound where its files are not there."""
+    """One version of a corpus's references, read from any position. Raises NotFound where its files are not there, and
+    CorpusDamaged where they hold what nobody wrote."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._lines, index = files_of(directory, name)
@@ -43,8 +44,10 @@ class References:
             size = self._lines.stat().st_size
         except FileNotFoundError as error:
             raise _gone() from error
+        except ValueError as error:  # an index that is empty, or cut within a pair
+            raise _damaged() from error
         if int(pairs[-1, 1]) != size:
-            raise CorpusmillError("A file of these references is damaged; attach them again.")
+            raise _damaged()
         self._positions, self._begins = pairs[:-1, 0], pairs[:, 1]
 
     def __len__(self) -> int:
@@ -63,11 +66,19 @@ class References:
         with opened as file:
             for low in range(first, last, _AT_ONCE):
                 high = min(low + _AT_ONCE, last)
-                begin = int(self._begins[low])
+                begin, end = int(self._begins[low]), int(self._begins[high])
+                if not begin < end <= int(self._begins[-1]):
+                    raise _damaged()
                 file.seek(begin)
-                lines = file.read(int(self._begins[high]) - begin).split(b"\n")
-                for position, line in zip(self._positions[low:high].tolist(), lines, strict=False):
-                    yield position, json.loads(line)
+                lines = file.read(end - begin).split(b"\n")
+                if len(lines) != high - low + 1:
+                    raise _damaged()
+                for position, line in zip(self._positions[low:high].tolist(), lines[:-1], strict=True):
+                    try:
+                        reference = json.loads(line)
+                    except ValueError as error:
+                        raise _damaged() from error
+                    yield position, reference
 
     def attached(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Documents, given by position, with these references in the place of those that they came with."""
@@ -76,6 +87,10 @@ class References:
             found = dict(self.between(block[0].position, block[-1].position + 1))
             for document in block:
                 yield replace(document, reference=found.get(document.position))
+
+
+def _damaged() -> CorpusDamaged:
+    return CorpusDamaged("A file of these references is damaged; attach them again.")
 
 
 def _gone() -> NotFound:

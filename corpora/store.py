@@ -64,7 +64,8 @@ class Store:
         return self._sizes
 
     def documents(self, start: int = 0, stop: int | None = None) -> Iterator[Document]:
-        """The documents at positions `start` (included) to `stop` (excluded; None: the end), read as they are used."""
+        """The documents at positions `start` (included) to `stop` (excluded; None: the end), read as they are used. Raises
+        CorpusDamaged."""
         stop = len(self) if stop is None else min(stop, len(self))
         lines = _lines(self.path / "documents.jsonl", self._begins, max(start, 0), stop)
         for position, line in enumerate(lines, max(start, 0)):
@@ -75,19 +76,22 @@ class Store:
             yield document
 
     def document(self, position: int) -> Document:
-        """The document at a position. Raises NotFound where there is none."""
+        """The document at a position. Raises NotFound where there is none, and CorpusDamaged."""
         if not 0 <= position < len(self):
             raise NotFound(f"The corpus has {len(self)} documents; there is none at position {position}.")
         return next(self.documents(position, position + 1))
 
     def errors(self, start: int = 0, limit: int = 100) -> list[IngestError]:
-        """Up to `limit` ingest errors in the order of the upload, from the one numbered `start` (from 0) on."""
+        """Up to `limit` ingest errors in the order of the upload, from the one numbered `start` (from 0) on. Raises
+        CorpusDamaged."""
         kept = self.summary.errors_kept
         begins = _mapped(self.path / "errors.index", INDEX_TYPE, kept + 1)
         first = max(start, 0)
-        return [
-            error_from(line) for line in _lines(self.path / "errors.jsonl", begins, first, min(first + limit, kept))
-        ]
+        lines = list(_lines(self.path / "errors.jsonl", begins, first, min(first + limit, kept)))
+        try:
+            return [error_from(line) for line in lines]
+        except (ValueError, TypeError) as error:
+            raise _damaged("errors.jsonl") from error
 
 
 def _lines(path: Path, begins: NDArray[Any], start: int, stop: int) -> Iterator[bytes]:

@@ -53,6 +53,6 @@ def error_line(error: IngestError) -> str:
 
 
 def error_from(line: bytes) -> IngestError:
-    """The ingest error in a line."""
+    """The ingest error in a line. Raises ValueError or TypeError where it is none."""
     number, column, code, message = _DECODER.decode(line.decode())
     return IngestError(line=number, column=column, code=code, message=message)

@@ -79,9 +79,15 @@ class UnsupportedFormat(CorpusmillError):
 
 
 class StorageFull(CorpusmillError):
-    """The disk holding the data directory is full."""
+    """The disk holding the data directory takes nothing more: it is full, or read-only after a fault."""
 
     code = "storage_full"
+
+
+class ResourcesUnavailable(CorpusmillError):
+    """The machine has no file descriptor, process or memory left; nothing was changed, and the same may work in a moment."""
+
+    code = "resources_unavailable"
 
 
 class InvalidSettings(CorpusmillError):

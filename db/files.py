@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
-from corpusmill.errors import CorpusDamaged, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, DatabaseUnavailable, NotFound
 from db import corpora as corpus_rows
-from db import forgetting, jobs
+from db import forgetting, idempotency, jobs
 from db.corpora import Corpus, store_directory, upload_path
-from db.engine import Engine, transact
+from db.engine import Engine, reading, transact
 from db.tables import corpora
+from db.tables import jobs as job_table
+
+log = structlog.get_logger(__name__)
 
 #: A file without a row may be one whose row is about to be committed: only older ones are orphans.
 ORPHAN_SECONDS = 3_600.0
@@ -33,7 +38,7 @@ def gone(data_dir: Path, corpus_id: str) -> CorpusDamaged:
             "No corpora here: CORPUSMILL_DATA_DIR must name the directory that the API writes to",
             str(folder),
         )
-    return CorpusDamaged(f"The files of {corpus_id} are no longer in the data directory; upload the corpus again.")
+    return _damaged(corpus_id)
 
 
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:
@@ -42,6 +47,50 @@ def remove_corpus(data_dir: Path, corpus_id: str) -> None:
     for path in (upload, upload.with_suffix(".part")):
         path.unlink(missing_ok=True)
     remove_store(store_directory(data_dir, corpus_id))
+
+
+def take_back(database: Engine, data_dir: Path, corpus_id: str, *, key: str | None = None) -> None:
+    """Leave nothing of documents that came with a request which is refused, nor the idempotency `key` that names them: the
+    caller is told to send them again, or why not to.
+
+    The files go after the row and the key, and not without them: where those stay, because the database is away or a job
+    uses the corpus already, it is read after all, by the sweeper if need be, and is what the key names. Raises nothing that
+    would hide why the request is refused.
+    """
+
+    def write(connection: Connection) -> None:
+        corpus_rows.remove(connection, corpus_id)
+        if connection.scalar(select(job_table.c.key).where(job_table.c.corpus_id == corpus_id).limit(1)) is not None:
+            raise Conflict("A job over it was committed, though the database's answer was lost, and has ended.")
+        if key is not None:
+            idempotency.forget(connection, key)
+
+    try:
+        with suppress(NotFound):  # its row was never committed, or is removed and the answer to that was lost
+            transact(database, write)
+        remove_corpus(data_dir, corpus_id)
+    except (DatabaseUnavailable, Conflict, OSError) as error:  # files without a row are the sweeper's in an hour
+        log.warning("documents of a refused request are not taken back", corpus=corpus_id, why=str(error))
+
+
+@contextmanager
+def expected(database: Engine, corpus_id: str) -> Iterator[None]:
+    """Files of a corpus are expected to be there while its row says that it is ready: where they are gone it is damaged.
+
+    What is read within raises CorpusDamaged then, and NotFound where the corpus was rejected or deleted.
+    """
+    try:
+        yield
+    except NotFound as missing:
+        with reading(database) as connection:
+            corpus = corpus_rows.get(connection, corpus_id)
+        if corpus.status != "ready":  # one that was rejected may have none
+            raise
+        raise _damaged(corpus_id) from missing
+
+
+def _damaged(corpus_id: str) -> CorpusDamaged:
+    return CorpusDamaged(f"Files of {corpus_id} are no longer in the data directory; upload the corpus again.")
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import traceback
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -76,15 +75,14 @@ def give_up(database: Engine, settings: Settings, corpus_id: str, *, deaths: int
 
 
 def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes) -> None:
-    """Make a ready corpus of the JSON lines that came in the body of a job."""
+    """Make a ready corpus of the JSON lines that came in the body of a job.
+
+    Raises OSError and StorageFull where the disk does not take it, DatabaseUnavailable, and Conflict where another reader
+    has stored it meanwhile. The caller then takes back what is there by then (`db.files.take_back`).
+    """
     path = upload_path(settings.data_dir, corpus_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        path.write_bytes(body)
-    except OSError:  # what there was room for is not to lie there until orphans are removed
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        raise
+    path.write_bytes(body)
     transact(
         database,
         lambda connection: corpora.create(

@@ -9,11 +9,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from flask.testing import FlaskClient
 from structlog.testing import capture_logs
 
 from corpora import store_items
 from corpora.summary import read_summary
-from corpusmill.documents import Document
+from corpusmill.documents import Document, IngestError
 from corpusmill.errors import CorpusDamaged
 from corpusmill.settings import Settings, settings_from
 from corpusmill.shards import Slice
@@ -251,3 +252,134 @@ def unreadable(monkeypatch: pytest.MonkeyPatch, number: int, corpus_id: str) -> 
         return read(path)
 
     monkeypatch.setattr("corpora.store.read_summary", refused)
+
+
+def lose_sizes(directory: Path) -> None:
+    (directory / "sizes.bin").unlink()
+
+
+def garble_summary(directory: Path) -> None:
+    (directory / "corpus.json").write_text("[]")
+
+
+JOB = {"task": "classification", "model": "echo", "corpus": "corpus_damaged"}
+
+
+def refused(answer: Any) -> bool:
+    return (answer.status_code, answer.get_json()["code"]) == (409, CorpusDamaged.code) and WORD not in answer.text
+
+
+@pytest.mark.parametrize("damage", [lose_all, lose_sizes, garble_summary])
+def test_a_job_over_a_damaged_corpus_is_refused_and_the_corpus_stays(
+    http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(a_job(database, tmp_path, "damaged"))
+    assert refused(http.post("/api/v1/jobs", json=JOB))
+    assert http.get("/api/v1/corpora/corpus_damaged").status_code == 200
+
+
+@pytest.mark.parametrize("damage", [vanish, garble, lose_all, lose_sizes, garble_summary])
+def test_documents_of_a_damaged_corpus_are_refused(
+    http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(a_job(database, tmp_path, "damaged"))
+    assert refused(http.get("/api/v1/corpora/corpus_damaged/documents"))
+    lines = b'{"id": "d1", "reference": "x"}\n'
+    for method in (http.put, http.patch):
+        answer = method("/api/v1/corpora/corpus_damaged/references", data=lines, content_type="application/x-ndjson")
+        assert refused(answer)
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [lose_all, lambda directory: (directory / "errors.jsonl").write_bytes(b"[]\n")])
+def test_ingest_errors_of_a_damaged_corpus_are_refused(
+    http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    directory = a_job(database, tmp_path, "damaged")
+    lose_all(directory)
+    store_items(
+        [Document(position=0, id="d0", text=WORD), IngestError(line=2, code="too_long", message="m")], directory
+    )
+    assert len(http.get("/api/v1/corpora/corpus_damaged/errors").get_json()["data"]) == 1
+    if damage is lose_all:
+        directory.rename(directory.with_name("elsewhere too"))
+    else:
+        damage(directory)
+    assert refused(http.get("/api/v1/corpora/corpus_damaged/errors"))
+
+
+@pytest.mark.parametrize("what", ["documents", "errors"])
+def test_a_rejected_corpus_without_files_is_not_said_to_be_damaged(
+    http: FlaskClient, database: Engine, tmp_path: Path, what: str
+) -> None:
+    lose_all(a_job(database, tmp_path, "damaged"))
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE corpora SET status = 'rejected'")
+    assert http.get(f"/api/v1/corpora/corpus_damaged/{what}").status_code == 404
+
+
+def test_files_that_go_with_a_deleted_corpus_are_no_damage(http: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = http.post("/api/v1/corpora", data=b'{"text": "a"}\n', content_type="application/x-ndjson").get_json()["id"]
+    read = read_summary
+
+    def deleted_meanwhile(path: Path) -> Any:
+        assert http.delete(f"/api/v1/corpora/{made}").status_code == 204
+        return read(path)
+
+    monkeypatch.setattr("corpora.store.read_summary", deleted_meanwhile)
+    assert http.get(f"/api/v1/corpora/{made}/documents").status_code == 404
+
+
+@pytest.mark.parametrize("damage", [garble, vanish, lose_all, lose_sizes, garble_summary])
+@pytest.mark.parametrize("when", ["it ran", "it was to run"])
+def test_results_are_read_whatever_became_of_the_documents_and_an_export_with_them_is_refused(
+    http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None], when: str
+) -> None:
+    directory = a_job(database, tmp_path, "damaged")
+    if when == "it ran":
+        serve(runner(database, tmp_path))
+    damage(directory)
+    serve(runner(database, tmp_path))
+    results = http.get("/api/v1/jobs/job_damaged/results").get_json()["data"]
+    assert len(results) == DOCUMENTS
+    assert http.get("/api/v1/jobs/job_damaged/results/3").get_json() == results[3]
+    exported = http.get("/api/v1/jobs/job_damaged/export?format=jsonl")
+    if damage is lose_all:
+        assert len(exported.text.splitlines()) == DOCUMENTS, "outputs alone, as of a corpus that was deleted"
+    else:
+        assert refused(exported)
+
+
+def cut_in_two(lines: Path, index: Path) -> None:
+    lines.write_bytes(lines.read_bytes()[:4])
+
+
+def garble_reference(lines: Path, index: Path) -> None:
+    lines.write_bytes(lines.read_bytes().replace(b'"x"', b"]x]"))
+
+
+def cut_pair(lines: Path, index: Path) -> None:
+    index.write_bytes(index.read_bytes()[:-8])
+
+
+def point_anywhere(lines: Path, index: Path) -> None:
+    index.write_bytes(index.read_bytes()[:8] + b"\xff" * 8 + index.read_bytes()[16:])
+
+
+@pytest.mark.parametrize("damage", [cut_in_two, garble_reference, cut_pair, point_anywhere])
+def test_damaged_references_are_refused_until_they_are_attached_again_and_shards_are_saved_without_them(
+    http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path, Path], None]
+) -> None:
+    directory = a_job(database, tmp_path, "damaged")
+    lines = b'{"id": "d1", "reference": "x"}\n{"id": "d7", "reference": "x"}\n'
+    address = "/api/v1/corpora/corpus_damaged"
+    assert http.put(f"{address}/references", data=lines, content_type="application/x-ndjson").status_code == 200
+    (index,) = directory.glob("references*.index")
+    damage(index.with_suffix(".jsonl"), index)
+    assert refused(http.get(f"{address}/documents"))
+    serve(runner(database, tmp_path))
+    assert (the(database, "damaged").status, column(database, "losses", "damaged")) == ("completed", [0, 0])
+    other = lines.replace(b'"x"', b'"y"')
+    assert http.put(f"{address}/references", data=other, content_type="application/x-ndjson").status_code == 200
+    documents = http.get(f"{address}/documents").get_json()["data"]
+    assert [one["reference"] for one in documents if one["reference"]] == ["y", "y"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import os
 import signal
 import subprocess
@@ -12,11 +14,16 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import event
+from sqlalchemy import event, func, select
 
+import api.jobs
+from corpusmill.errors import StorageFull
 from corpusmill.settings import Settings, environ_of
-from db import corpora, ingest
+from db import corpora, files, ingest
 from db.engine import Engine, reading, transact
+from db.tables import corpora as corpus_table
+from db.tables import idempotency, jobs
+from tests.integration.test_deletions import work
 from tests.integration.test_races import Bell
 from worker.sweep import Sweeper
 
@@ -117,23 +124,129 @@ def test_an_upload_whose_database_goes_away_after_a_commit_is_whole_when_it_is_s
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
-def test_an_upload_whose_database_comes_back_in_time_is_taken_back_whole(
-    http: FlaskClient, outage: Outage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def submit(http: FlaskClient, *documents: dict[str, Any]) -> Any:
+    return http.post("/api/v1/jobs", json=JOB | {"documents": documents or [{"text": "a"}]}, headers=KEY)
+
+
+def nothing_of_it(database: Engine, folder: Path) -> bool:
+    """Whether no row, no key and no file is left of what was refused."""
+    with reading(database) as connection:
+        rows = [connection.scalar(select(func.count()).select_from(one)) for one in (corpus_table, idempotency, jobs)]
+    return (rows, [*(folder / "uploads").glob("*"), *(folder / "corpora").glob("*")]) == ([0, 0, 0], [])
+
+
+def back_in_time(outage: Outage, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None] = lambda: None) -> None:
+    """The database is back when a refused request is taken back."""
+    real = files.take_back
+
+    def taking(*given: Any, **named: Any) -> None:
+        outage.over()
+        before()
+        real(*given, **named)
+
+    monkeypatch.setattr(files, "take_back", taking)
+
+
+@pytest.mark.parametrize("request_of", [upload, submit])
+@pytest.mark.parametrize("commit", ["its row", "its lease", "its outcome"])
+@pytest.mark.parametrize("answered", [True, False], ids=["answered", "in doubt"])
+def test_what_is_refused_is_taken_back_whole_where_the_database_comes_back_in_time(
+    http: FlaskClient, database: Engine, outage: Outage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    request_of: Callable[[FlaskClient], Any], commit: str, answered: bool,
+) -> None:  # fmt: skip
+    back_in_time(outage, monkeypatch)
+    after = {"its row": 1, "its lease": 2, "its outcome": 3}[commit]
+    outage.after(after, answered=answered)
+    refused = request_of(http)
+    assert refused.status_code == 503
+    assert nothing_of_it(database, tmp_path)
+    assert request_of(http).status_code in {201, 202}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_job_that_was_committed_though_its_answer_was_lost_keeps_its_documents(
+    http: FlaskClient, database: Engine, outage: Outage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ended: bool
 ) -> None:
-    real: Any = ingest.run
+    back_in_time(outage, monkeypatch, before=(lambda: work(database, tmp_path)) if ended else lambda: None)
+    outage.after(4, answered=False)
+    assert submit(http).status_code == 503
+    job = submit(http).get_json()
+    work(database, tmp_path)
+    assert http.get(f"/api/v1/jobs/{job['id']}").get_json()["status"] == "completed"
+    assert http.get(f"/api/v1/corpora/{job['corpus']}/documents").get_json()["data"][0]["text"] == "a"
+    assert len(http.get("/api/v1/jobs").get_json()["data"]) == 1
 
-    def running(*given: Any) -> None:
-        try:
-            real(*given)
-        finally:
-            outage.over()
 
-    monkeypatch.setattr(ingest, "run", running)
-    outage.after(1, answered=True)
-    assert upload(http).status_code == 503
-    assert http.get("/api/v1/corpora").get_json()["data"] == []
-    assert [*(tmp_path / "uploads").iterdir(), *(tmp_path / "corpora").glob("*")] == []
-    assert upload(http).get_json()["status"] == "ready"
+def test_a_job_whose_key_another_has_taken_by_a_moment_leaves_none_of_its_documents(
+    http: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert submit(http).status_code == 202
+    kept = list((tmp_path / "corpora").iterdir())
+    monkeypatch.setattr(api.jobs, "first_answer", lambda *_: None)
+    refused = submit(http, {"text": "other"})
+    assert (refused.status_code, refused.get_json()["code"]) == (422, "idempotency_key_reused")
+    assert list((tmp_path / "corpora").iterdir()) == kept
+
+
+FAILURES = {
+    OSError(errno.ENOSPC, "no room"): (507, "storage_full"),
+    OSError(errno.EFBIG, "no longer"): (507, "storage_full"),
+    OSError(errno.EROFS, "read-only"): (507, "storage_full"),
+    StorageFull("no room"): (507, "storage_full"),
+    OSError(errno.EMFILE, "no descriptor"): (503, "resources_unavailable"),
+    OSError(errno.ENFILE, "no descriptor"): (503, "resources_unavailable"),
+    OSError(errno.EAGAIN, "no process"): (503, "resources_unavailable"),
+    OSError(errno.ENOMEM, "no memory"): (503, "resources_unavailable"),
+    OSError(errno.EIO, "a fault"): (500, "internal"),
+}
+STAGES = {"claimed": "db.ingest._claim", "read": "db.ingest.ingest", "done": "db.planning.plan_waiting"}
+
+
+@pytest.mark.parametrize("request_of", [upload, submit])
+@pytest.mark.parametrize(
+    ("stage", "failure"),
+    [*(("read", failure) for failure in FAILURES), *((stage, [*FAILURES][-1]) for stage in ("claimed", "done"))],
+)
+def test_what_the_machine_has_no_room_or_means_for_is_refused_and_taken_back_whole(
+    http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    request_of: Callable[[FlaskClient], Any], stage: str, failure: Exception,
+) -> None:  # fmt: skip
+    def failing(*_: object, **__: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STAGES[stage], failing)
+        answer = request_of(http)
+    assert (answer.status_code, answer.get_json()["code"]) == FAILURES[failure]
+    assert ("Retry-After" in answer.headers) == (answer.status_code == 503)
+    assert nothing_of_it(database, tmp_path)
+    assert request_of(http).status_code in {201, 202}
+
+
+def test_an_upload_for_whose_reader_there_is_no_process_is_refused_and_taken_back_whole(
+    http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "fork")
+
+    monkeypatch.setattr(subprocess, "Popen", failing)
+    asked = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+    answer = http.post("/api/v1/corpora", data=gzip.compress(BODY), headers=asked | KEY)
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "resources_unavailable")
+    assert nothing_of_it(database, tmp_path)
+
+
+def test_a_body_that_the_disk_does_not_take_leaves_nothing(
+    http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path, body: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(body[:3])
+        raise OSError(errno.ENOSPC, "as the disk says")
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    assert submit(http).status_code == 507
+    assert nothing_of_it(database, tmp_path)
 
 
 def test_an_upload_on_which_its_reader_fails_is_rejected_and_none_of_it_is_quoted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,19 +83,6 @@ def test_a_body_that_is_no_json_object_is_refused_with_what_is_wrong_with_it(
     answer = app.test_client().post("/api/v1/jobs", data=body, content_type=media_type)
     assert (answer.status_code, answer.get_json()["code"]) == (status, code)
     assert said in answer.get_json()["detail"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_takes_nothing_more_is_507_and_not_a_fault_of_ours(
-    app: OpenAPI, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(number, "no room")
-
-    monkeypatch.setattr("db.ingest.run_inline", full)
-    body = {"task": "classification", "model": "echo", "documents": [{"text": "one"}]}
-    answer = app.test_client().post("/api/v1/jobs", json=body)
-    assert (answer.status_code, answer.get_json()["code"]) == (507, "storage_full")
 
 
 def test_an_answer_is_kept_for_a_while_and_a_dear_one_for_longer() -> None:

@@ -30,8 +30,9 @@ from corpora import (
     store_items,
     store_writer,
 )
+from corpora.disk import full_disk_refused
 from corpusmill.documents import Document, IngestError
-from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, InvalidRequest, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, InvalidRequest, NotFound, StorageFull
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -247,6 +248,21 @@ def test_a_file_that_holds_what_nobody_wrote_is_damaged_and_quotes_no_text(
     with pytest.raises(CorpusDamaged, match=name) as raised:
         list(Store(tmp_path / "c").documents())
     assert "document 0" not in str(raised.value)
+
+
+@pytest.mark.parametrize("line", [b"[4]", b"4", b'{"line": 4}', b'["\xff"]'])
+def test_an_ingest_error_that_nobody_wrote_is_damage(line: bytes, tmp_path: Path) -> None:
+    stored(tmp_path / "c", DOCUMENTS, errors=1)
+    path = tmp_path / "c" / "errors.jsonl"
+    path.write_bytes(line.ljust(path.stat().st_size - 1) + b"\n")
+    with pytest.raises(CorpusDamaged, match=r"errors\.jsonl"):
+        Store(tmp_path / "c").errors()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_disk_that_takes_nothing_more_is_said_to_be_full(number: int) -> None:
+    with pytest.raises(StorageFull, match="takes nothing more"), full_disk_refused():
+        raise OSError(number, "as the disk says")
 
 
 @pytest.mark.parametrize("entry", [2**64 - 1, 2**63, 1 << 40, 0, 7])
