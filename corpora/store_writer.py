@@ -165,7 +165,11 @@ class StoreWriter:
             _sync(self._partial / "corpus.json")
             _sync(self._partial)
             self._refuse_existing()
-            self._partial.rename(self.target)
+            try:
+                self._partial.rename(self.target)
+            except OSError:
+                self._refuse_existing()  # put there since we looked
+                raise
             _sync(self.target.parent)
         self._close()
         return summary

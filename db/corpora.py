@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, case, delete, func, insert, or_, select, update
 
 from corpusmill.errors import Conflict, FieldFault, InvalidRequest, NotFound
 from db import idempotency
@@ -42,6 +42,7 @@ class Corpus:
     created_at: float
     expires_at: float | None
     references_version: int
+    readers: int
 
 
 _COLUMNS = [corpora.c[name] for name in Corpus.__dataclass_fields__]
@@ -103,38 +104,53 @@ def named(connection: Connection, name: str, *, after: int) -> list[Corpus]:
 
 
 def claim(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> Corpus | None:
-    """Take the ingest of a corpus, if it is still to be done and nobody holds it."""
+    """Take the ingest of a corpus, if it is still to be done and nobody else holds it, and count the reader; repeating it
+    changes nothing but the lease."""
     taken = connection.execute(
         update(corpora)
         .where(corpora.c.id == corpus_id, corpora.c.status == "validating")
-        .where(or_(corpora.c.lease_until.is_(None), corpora.c.lease_until < db_now()))
-        .values(owner=owner, lease_until=db_now() + lease)
-    )
+        .where(or_(corpora.c.lease_until.is_(None), corpora.c.lease_until < db_now(), corpora.c.owner == owner))
+        .values(
+            owner=owner, lease_until=db_now() + lease,
+            readers=case((corpora.c.owner == owner, corpora.c.readers), else_=corpora.c.readers + 1),
+        )
+    )  # fmt: skip
     return get(connection, corpus_id) if taken.rowcount else None
 
 
 def renew(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> bool:
     """Hold the ingest for another lease; False where it was taken over or the corpus is gone."""
-    return bool(
-        connection.execute(
-            update(corpora)
-            .where(corpora.c.id == corpus_id, corpora.c.owner == owner, corpora.c.status == "validating")
-            .values(lease_until=db_now() + lease)
-        ).rowcount
+    mine = (corpora.c.id == corpus_id, corpora.c.owner == owner)
+    connection.execute(
+        update(corpora).where(*mine, corpora.c.status == "validating").values(lease_until=db_now() + lease)
     )
+    return connection.scalar(select(corpora.c.key).where(*mine)) is not None
 
 
 def finish(
     connection: Connection, corpus_id: str, *, owner: str, status: CorpusStatus, documents: int, invalid: int,
     fields: list[str], error: Mapping[str, Any] | None,
 ) -> bool:  # fmt: skip
-    """Write the outcome of an ingest; False where the lease was lost meanwhile and nothing was written."""
-    return bool(
-        connection.execute(
-            update(corpora)
-            .where(corpora.c.id == corpus_id, corpora.c.owner == owner, corpora.c.status == "validating")
-            .values(status=status, documents=documents, invalid=invalid, fields=fields, error=error, lease_until=None)
-        ).rowcount
+    """Write the outcome of an ingest, which may be a repetition; False where another took it over or the corpus is gone, and
+    nothing was written."""
+    mine = (corpora.c.id == corpus_id, corpora.c.owner == owner)
+    connection.execute(
+        update(corpora)
+        .where(*mine, corpora.c.status == "validating")
+        .values(status=status, documents=documents, invalid=invalid, fields=fields, error=error, lease_until=None)
+    )
+    return connection.scalar(select(corpora.c.key).where(*mine)) is not None
+
+
+def uncount(connection: Connection, corpus: Corpus) -> None:
+    """Count a reader, who had claimed the corpus as it is given, no more: it has no outcome, but it was not killed.
+
+    Another may have claimed meanwhile and have been counted on top. Where nobody has, repeating it changes nothing.
+    """
+    connection.execute(
+        update(corpora)
+        .where(corpora.c.id == corpus.id, corpora.c.status == "validating", corpora.c.readers >= corpus.readers)
+        .values(readers=corpora.c.readers - 1)
     )
 
 

@@ -6,23 +6,30 @@ child with bounded memory, so that a bomb in it takes nothing else down. `python
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from corpora import Encoding, Format, Limits, Options, Store, Upload, ingest, remove_store
+from corpora import Encoding, Format, IngestSummary, Limits, Options, Store, Upload, ingest, remove_store
 from corpusmill.documents import IngestError
-from corpusmill.errors import Conflict, CorpusmillError, DatabaseUnavailable, StorageFull
+from corpusmill.errors import Conflict, CorpusmillError, DatabaseUnavailable, NotFound, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
 from db import corpora, planning
 from db.corpora import Corpus, store_directory, upload_path
+from db.dumps import synced
 from db.engine import Engine, create_engine, reading, transact
 
 log = structlog.get_logger(__name__)
@@ -32,6 +39,14 @@ IN_PROCESS_BYTES = 8 << 20
 LEASE_SECONDS = 30.0
 #: Address space of the child: what Arrow and Python map, and room for the largest document many times over.
 CHILD_ADDRESS_SPACE = 4 << 30
+#: Over which an upload may have killed so many: who comes next rejects it.
+MOST_READERS = 3
+#: Nobody waits for the child, which can so wait for a database that is away.
+_CHILD_PATIENCE_SECONDS = 600.0
+#: For children that are told to end: what started this process kills them not much later.
+_END_SECONDS = 2.0
+
+_children: list[subprocess.Popen[bytes]] = []
 
 
 def fits_in_process(size: int, upload: Upload) -> bool:
@@ -40,45 +55,59 @@ def fits_in_process(size: int, upload: Upload) -> bool:
 
 
 def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
-    """Start a child that reads the upload; it holds the lease itself and needs nobody to wait for it."""
-    return subprocess.Popen(
+    """Start a child that reads the upload; it holds the lease itself and needs nobody to wait for it. When this process
+    ends in order, so does the child: what a supervisor then kills would count as lost."""
+    child = subprocess.Popen(
         [sys.executable, "-m", "db.ingest", corpus_id],
         env={**os.environ, **environ_of(settings)},
         stdin=subprocess.DEVNULL,
     )
+    if not _children:
+        atexit.register(_end_children)
+    _children[:] = [*(other for other in _children if other.poll() is None), child]
+    return child
 
 
-def run(database: Engine, settings: Settings, corpus_id: str) -> None:
-    """Read the upload of a validating corpus, unless somebody else is at it, and plan the jobs that wait for it."""
+def _end_children() -> None:
+    for child in _children:
+        child.terminate()
+    until = time.monotonic() + _END_SECONDS
+    for child in _children:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, until - time.monotonic()))
+
+
+def run(
+    database: Engine, settings: Settings, corpus_id: str, *, lost: Callable[[], None] | None = None,
+    patience: float = 10.0,
+) -> None:  # fmt: skip
+    """Read the upload of a validating corpus, unless somebody else is at it, and plan the jobs that wait for it.
+
+    Any number of readers may come to the end: whole stores of one upload are alike, so the first stays where it is, and one
+    reader's outcome is written. `lost` is called, in another thread, once the lease is known to be another's. A reader that
+    ends without an outcome says so to a database that is away for `patience` seconds, lest it count as killed.
+    """
     owner, corpus = _claim(database, corpus_id)
     if corpus is None:
         return
-    ended = threading.Event()
-    threading.Thread(target=_keep, args=(database, corpus_id, owner, ended), daemon=True).start()
+    ended, finished = threading.Event(), False
+    threading.Thread(target=_keep, args=(database, corpus_id, owner, ended, lost), daemon=True).start()
     try:
-        _read(database, settings, corpus, owner)
+        finished = _finish(database, settings, corpus, owner, _outcome(settings, corpus))
     finally:
         ended.set()
-    upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
-    planning.plan_waiting(database, settings, corpus_id)
-
-
-def give_up(database: Engine, settings: Settings, corpus_id: str, *, deaths: int) -> None:
-    """Reject a validating corpus whose readers were killed so many times, unless somebody is at it, with its jobs."""
-    owner, corpus = _claim(database, corpus_id)
-    if corpus is None:
-        return
-    outcome = _rejected("reader_lost", f"Whatever read it was killed, {deaths} times: for want of memory, as a rule.")
-    transact(database, lambda connection: corpora.finish(connection, corpus_id, owner=owner, **outcome))
-    upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
-    planning.plan_waiting(database, settings, corpus_id)
+        if not finished:
+            _uncount(database, corpus, patience)
+    if finished:  # else whoever has the lease needs the upload
+        upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
+        planning.plan_waiting(database, settings, corpus_id)
 
 
 def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes) -> None:
     """Make a ready corpus of the JSON lines that came in the body of a job.
 
-    Raises OSError and StorageFull where the disk does not take it, DatabaseUnavailable, and Conflict where another reader
-    has stored it meanwhile. The caller then takes back what is there by then (`db.files.take_back`).
+    Raises OSError and StorageFull where the disk does not take it, and DatabaseUnavailable. The caller then takes back what
+    is there by then (`db.files.take_back`).
     """
     path = upload_path(settings.data_dir, corpus_id)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +134,43 @@ def _claim(database: Engine, corpus_id: str) -> tuple[str, Corpus | None]:
     )
 
 
-def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> None:
+def _outcome(settings: Settings, corpus: Corpus) -> dict[str, Any]:
+    """What is to be written of the corpus, whose store is in place where it is ready. Raises what another reader may mend:
+    StorageFull and OSError."""
+    if corpus.readers > MOST_READERS and not store_directory(settings.data_dir, corpus.id).exists():
+        log.error("giving up an upload", corpus=corpus.id, readers=MOST_READERS)
+        return _rejected(
+            "reader_lost", f"Whatever read it was killed, {MOST_READERS} times: for want of memory, as a rule."
+        )
+    try:
+        summary = _stored(settings, corpus)
+    except StorageFull:
+        raise  # nothing is wrong with the upload: it is read again when there is room
+    except FileNotFoundError:
+        if not upload_path(settings.data_dir, corpus.id).parent.exists():
+            raise  # a file system that is not mounted, or somebody else's data directory
+        return _rejected("upload_lost", "The upload was not kept: send it again.")
+    except CorpusmillError as error:
+        return _rejected(error.code, str(error))
+    except OSError:
+        raise  # the machine's, which may read it another time
+    except Exception as error:  # noqa: BLE001 — logged, but for what it says: that may quote the upload
+        kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+        log.error("the reader of an upload failed", corpus=corpus.id, why=kind, at=f"{place.filename}:{place.lineno}")
+        return _rejected("reader_failed", f"Its reader failed with {kind}; the log of the server says where.")
+    empty = _reason("no_documents", "It holds no document that can be used.") if not summary.documents else None
+    return {
+        "status": "rejected" if empty else "ready", "documents": summary.documents, "invalid": summary.invalid,
+        "fields": list(summary.fields), "error": empty,
+    }  # fmt: skip
+
+
+def _stored(settings: Settings, corpus: Corpus) -> IngestSummary:
+    """What the corpus's store holds, which is made where there is none. A store that is there stays: it is whole, and its
+    reader was cut off before it could say so, or has said so and documents are being read from it."""
     target = store_directory(settings.data_dir, corpus.id)
-    remove_store(target)  # whole, but its reader was cut off before it could say so
+    with suppress(NotFound):
+        return _in_place(target)
     limits = Limits(
         max_upload_bytes=settings.max_upload_bytes,
         max_document_bytes=settings.max_document_bytes,
@@ -115,37 +178,39 @@ def _read(database: Engine, settings: Settings, corpus: Corpus, owner: str) -> N
         parquet_seconds=settings.parquet_seconds,
     )
     upload = Upload(Format(corpus.format), Encoding(corpus.encoding) if corpus.encoding else None)
-    outcome: dict[str, Any]
     try:
-        summary = ingest(
+        return ingest(
             upload_path(settings.data_dir, corpus.id), upload, Options(**corpus.options, limits=limits), target
         )
-    except (StorageFull, Conflict):
-        raise  # nothing is wrong with the upload: it is read again when there is room
-    except FileNotFoundError:
-        outcome = _rejected("upload_lost", "The upload was not kept: send it again.")
-    except CorpusmillError as error:
-        outcome = _rejected(error.code, str(error))
-    except OSError:
-        raise  # the machine's, which may read it another time
-    except Exception as error:  # noqa: BLE001 — logged, but for what it says: that may quote the upload
-        kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-        log.error("the reader of an upload failed", corpus=corpus.id, why=kind, at=f"{place.filename}:{place.lineno}")
-        outcome = _rejected("reader_failed", f"Its reader failed with {kind}; the log of the server says where.")
-    else:
-        empty = _reason("no_documents", "It holds no document that can be used.") if not summary.documents else None
-        outcome = {
-            "status": "rejected" if empty else "ready", "documents": summary.documents, "invalid": summary.invalid,
-            "fields": list(summary.fields), "error": empty,
-        }  # fmt: skip
+    except Conflict:  # another reader was faster
+        return _in_place(target)
+
+
+def _in_place(target: Path) -> IngestSummary:
+    summary = Store(target).summary
+    synced(target.parent)  # which its reader may not have come to
+    return summary
+
+
+def _finish(database: Engine, settings: Settings, corpus: Corpus, owner: str, outcome: dict[str, Any]) -> bool:
+    """Write the outcome, unless the lease is another's by now. Returns whether it is written."""
     finished = transact(
         database, lambda connection: corpora.finish(connection, corpus.id, owner=owner, **outcome), patience=120.0
     )
     if finished:  # whoever deletes it from now on finds all of it
-        return
+        return True
     with reading(database) as connection:
-        if not corpora.exists(connection, corpus.id):  # deleted while it was read, with what was there by then
-            remove_store(target)
+        deleted = not corpora.exists(connection, corpus.id)
+    if deleted:  # while it was read, with what was there by then
+        remove_store(store_directory(settings.data_dir, corpus.id))
+    return False
+
+
+def _uncount(database: Engine, corpus: Corpus, patience: float) -> None:
+    try:
+        transact(database, lambda connection: corpora.uncount(connection, corpus), patience=patience)
+    except DatabaseUnavailable as error:
+        log.warning("a reader that was not killed counts as lost", corpus=corpus.id, why=str(error))
 
 
 def _rejected(code: str, message: str) -> dict[str, Any]:
@@ -156,21 +221,33 @@ def _reason(code: str, message: str) -> dict[str, str]:
     return {"code": code, "message": message}
 
 
-def _keep(database: Engine, corpus_id: str, owner: str, ended: threading.Event) -> None:
+def _keep(
+    database: Engine, corpus_id: str, owner: str, ended: threading.Event, lost: Callable[[], None] | None
+) -> None:
     while not ended.wait(LEASE_SECONDS / 3):
         try:
-            transact(
+            held = transact(
                 database, lambda connection: corpora.renew(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
             )
         except DatabaseUnavailable as error:
             log.warning("lease of an ingest not renewed", corpus=corpus_id, why=str(error))
+            continue
+        if not held:
+            log.warning("an ingest is left to others", corpus=corpus_id)
+            if lost is not None and not ended.is_set():
+                lost()
+            return
 
 
 def main() -> None:
-    """The child: read one upload under a limit on memory."""
+    """The child: read one upload under a limit on memory, until SIGTERM."""
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_ADDRESS_SPACE, CHILD_ADDRESS_SPACE))
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     settings = settings_from(os.environ)
-    run(create_engine(settings.database), settings, sys.argv[1])
+    run(
+        create_engine(settings.database), settings, sys.argv[1],
+        lost=lambda: os.kill(os.getpid(), signal.SIGTERM), patience=_CHILD_PATIENCE_SECONDS,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

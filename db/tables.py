@@ -56,6 +56,8 @@ corpora = Table(
     Column("error", Json),
     Column("owner", String(64)),
     Column("lease_until", Float),
+    # Those that claimed it to read it and have not been heard to end: killed over it, but for one that is at it now.
+    Column("readers", Integer, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     # After this it is deleted with its files, once no job that has not ended uses it.
     Column("expires_at", Float, index=True),

@@ -52,6 +52,9 @@ def _ingest(work: Work, corpus: Corpus) -> None:
     if ingest.fits_in_process(corpus.bytes, Upload(Format(corpus.format), None)):
         ingest.run(work.database, work.settings, corpus.id)
         return
+    with reading(work.database) as connection:
+        if corpus.id not in corpora.unclaimed(connection, grace=0.0):
+            return
     child = ingest.spawn(work.settings, corpus.id)
     while child.poll() is None:
         with suppress(subprocess.TimeoutExpired):

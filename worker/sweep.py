@@ -13,7 +13,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -81,8 +80,6 @@ _SPOILED_SECONDS = 600.0
 _LEAVE_SECONDS = 6.0
 #: An upload is normally read by the process that received it; only what that process left behind is read here.
 _INGEST_GRACE_SECONDS = 30.0
-#: After so many that were killed over it an upload is read no more.
-_MOST_READERS = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,9 +90,7 @@ class Sweeper:
     database: Engine
     doorbell: Doorbell
     owner: str = field(default_factory=lambda: f"sweep:{os.urandom(8).hex()}")
-    _ingests: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    #: Children that were killed while they read an upload, as far as this process has seen.
-    _killed: Counter[str] = field(default_factory=Counter)
+    _reader: subprocess.Popen[bytes] | None = None
     _tidied: float = 0.0
     _slice: int = 0
     #: Jobs whose metrics cannot be made now, and when that is tried again, as `time.monotonic()`.
@@ -199,21 +194,13 @@ class Sweeper:
 
     def _ingest(self) -> None:
         """Uploads that were cut off between the disk and the corpus; one at a time, each in a child of its own."""
-        for corpus_id, child in list(self._ingests.items()):
-            if child.poll() is not None:
-                del self._ingests[corpus_id]
-                self._killed[corpus_id] += child.returncode < 0
-        if self._ingests:
+        if self._reader is not None and self._reader.poll() is None:
             return
         with reading(self.database) as connection:
             waiting = corpora.unclaimed(connection, grace=_INGEST_GRACE_SECONDS)
         for corpus_id in waiting[:1]:
-            if self._killed[corpus_id] >= _MOST_READERS:
-                log.error("giving up an upload", corpus=corpus_id, killed=self._killed[corpus_id])
-                ingest.give_up(self.database, self.settings, corpus_id, deaths=self._killed.pop(corpus_id))
-                continue
             log.warning("reading an upload again", corpus=corpus_id)
-            self._ingests[corpus_id] = ingest.spawn(self.settings, corpus_id)
+            self._reader = ingest.spawn(self.settings, corpus_id)
 
     def _plan(self) -> None:
         planning.plan_waiting(self.database, self.settings)

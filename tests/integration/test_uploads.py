@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from sqlalchemy import event, func, select
 
 import api.jobs
 from corpusmill.errors import StorageFull
-from corpusmill.settings import Settings, environ_of
+from corpusmill.settings import Settings
 from db import corpora, files, ingest
 from db.engine import Engine, reading, transact
 from db.tables import corpora as corpus_table
@@ -262,44 +260,3 @@ def test_an_upload_on_which_its_reader_fails_is_rejected_and_none_of_it_is_quote
     out, err = capfd.readouterr()
     assert "secret" not in str(made) + out + err
     assert list((tmp_path / "uploads").iterdir()) == []
-
-
-@pytest.mark.slow
-def test_an_upload_that_kills_its_readers_is_rejected_with_its_jobs_and_not_read_for_ever(
-    http: FlaskClient, database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    application: Any = http.application
-    settings: Settings = application.extensions["corpusmill"].settings
-    path = corpora.upload_path(tmp_path, "corpus_x")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(BODY)
-    transact(
-        database,
-        lambda connection: corpora.create(
-            connection, id="corpus_x", name=None, format="jsonl", encoding=None, bytes=len(BODY), sha256="0" * 64,
-            options={"text_field": "text"},
-        ),
-    )  # fmt: skip
-    job_id = http.post("/api/v1/jobs", json=JOB | {"corpus": "corpus_x"}).get_json()["id"]
-    dying = "import os, db.ingest; db.ingest.ingest = lambda *_: os.kill(os.getpid(), 9); db.ingest.main()"
-    children = []
-
-    def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
-        environ = {**os.environ, **environ_of(settings)}
-        children.append(subprocess.Popen([sys.executable, "-c", dying, corpus_id], env=environ))
-        return children[-1]
-
-    monkeypatch.setattr(ingest, "spawn", spawn)
-    sweeper = Sweeper(settings=settings, database=database, doorbell=Bell())  # type: ignore[arg-type]
-    for _ in range(4):
-        with database.begin() as connection:
-            connection.exec_driver_sql("UPDATE corpora SET created_at = 1")
-            connection.exec_driver_sql("UPDATE corpora SET lease_until = 1 WHERE lease_until IS NOT NULL")
-        sweeper.sweep()
-        for child in children:
-            assert child.wait() == -signal.SIGKILL
-    assert len(children) == 3
-    found = http.get("/api/v1/corpora/corpus_x").get_json()
-    assert (found["status"], found["error"]["code"]) == ("rejected", "reader_lost")
-    assert http.get(f"/api/v1/jobs/{job_id}").get_json()["status"] == "failed"
-    assert not path.exists()

@@ -1,0 +1,364 @@
+"""Readers of uploads that are cut off, paused or killed, on both databases: the upload is kept until one has read it, a
+corpus that is ready stays so, and those that were killed are counted whoever had started them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from corpora import Store
+from corpora import ingest as store_upload
+from corpusmill.errors import StorageFull
+from corpusmill.settings import Settings, environ_of
+from db import corpora, ingest
+from db.corpora import Corpus, store_directory, upload_path
+from db.engine import Engine, reading, transact
+from tests.integration.steps import loses_commits
+from tests.integration.test_races import Bell
+from tests.integration.world import World, put_off
+from worker.sweep import Sweeper
+
+BODY = b'{"text": "a"}\n{"text": "b"}\n'
+JOB = {"task": "classification", "model": "echo"}
+#: A reader that ends as it is told once it has claimed the upload.
+CHILD = """
+import os, sys, time, db.ingest as reader
+def ingest(*_):
+    print(flush=True)
+    {then}
+{first}
+reader.ingest = ingest
+reader.main()
+"""
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def settings(http: FlaskClient) -> Settings:
+    application: Any = http.application
+    found: Settings = application.extensions["corpusmill"].settings
+    return found
+
+
+@pytest.fixture
+def upload(database: Engine, settings: Settings) -> str:
+    """The id of an upload that has arrived whole, which nobody reads."""
+    path = upload_path(settings.data_dir, "corpus_x")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BODY)
+    transact(
+        database,
+        lambda connection: corpora.create(
+            connection, id="corpus_x", name=None, format="jsonl", encoding=None, bytes=len(BODY), sha256="0" * 64,
+            options={"text_field": "text"},
+        ),
+    )  # fmt: skip
+    return "corpus_x"
+
+
+def found(database: Engine, corpus_id: str) -> Corpus:
+    with reading(database) as connection:
+        return corpora.get(connection, corpus_id)
+
+
+def texts(settings: Settings, corpus_id: str) -> list[str]:
+    return [one.text for one in Store(store_directory(settings.data_dir, corpus_id)).documents()]
+
+
+def lapse(database: Engine) -> None:
+    """The lease of whoever reads is over, as after a pause or while the database was away."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE corpora SET created_at = 1")
+        connection.exec_driver_sql("UPDATE corpora SET lease_until = 1 WHERE lease_until IS NOT NULL")
+
+
+def take(database: Engine, corpus_id: str, owner: str) -> None:
+    lapse(database)
+    taken = transact(database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=30.0))
+    assert taken is not None
+
+
+@pytest.fixture
+def child(settings: Settings, upload: str) -> Iterator[Start]:
+    """Starts a reader of the upload in a process of its own."""
+    environ, started = {**os.environ, **environ_of(settings)}, []
+
+    def start(then: str, first: str = "") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", CHILD.format(then=then, first=first), upload]
+        started.append(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def begun(reader: subprocess.Popen[bytes]) -> None:
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == b"\n"
+
+
+def test_a_reader_whose_lease_lapsed_leaves_the_upload_to_its_successor(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*given: Any) -> Any:
+        summary = store_upload(*given)
+        take(database, upload, "successor")
+        return summary
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "ingest", late)
+        ingest.run(database, settings, upload)
+    assert upload_path(settings.data_dir, upload).exists()
+    assert found(database, upload).status == "validating", "the successor has it"
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert (found(database, upload).status, found(database, upload).documents) == ("ready", 2)
+    assert texts(settings, upload) == ["a", "b"]
+    assert not upload_path(settings.data_dir, upload).exists()
+
+
+def test_a_reader_without_the_folder_of_uploads_leaves_them_to_others_and_an_upload_that_is_missing_alone_is_lost(
+    database: Engine, settings: Settings, upload: str
+) -> None:
+    folder = upload_path(settings.data_dir, upload).parent
+    aside = folder.rename(folder.with_name("elsewhere"))  # as before a file system is mounted
+    with pytest.raises(FileNotFoundError):
+        ingest.run(database, settings, upload)
+    assert (found(database, upload).status, found(database, upload).readers) == ("validating", 0)
+    aside.rename(folder)
+    lapse(database)
+    upload_path(settings.data_dir, upload).unlink()
+    ingest.run(database, settings, upload)
+    assert (found(database, upload).error or {})["code"] == "upload_lost"
+
+
+def test_an_upload_whose_reader_is_overtaken_is_answered_with_the_corpus_as_it_is(
+    http: FlaskClient, database: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(raw: Path, *given: Any) -> Any:
+        monkeypatch.setattr(ingest, "ingest", store_upload)
+        lapse(database)
+        ingest.run(database, settings, raw.name)
+        return store_upload(raw, *given)
+
+    monkeypatch.setattr(ingest, "ingest", overtaken)
+    answer = http.post("/api/v1/corpora", data=BODY, content_type="application/x-ndjson")
+    made = answer.get_json()
+    assert (answer.status_code, made["status"], made["documents"]) == (201, "ready", 2), answer.text
+    assert texts(settings, made["id"]) == ["a", "b"]
+
+
+def test_a_reader_that_stood_still_after_its_claim_takes_nothing_from_a_corpus_that_is_ready_by_then(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = ingest._claim
+
+    def paused(*given: Any) -> Any:
+        claimed = real(*given)
+        monkeypatch.setattr(ingest, "_claim", real)
+        lapse(database)
+        ingest.run(database, settings, upload)
+        return claimed
+
+    monkeypatch.setattr(ingest, "_claim", paused)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+    assert texts(settings, upload) == ["a", "b"]
+
+
+def test_a_store_whose_reader_was_killed_before_it_could_say_so_is_the_corpus(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora, "finish", killed)
+        with pytest.raises(Killed):
+            ingest.run(database, settings, upload)
+    made = store_directory(settings.data_dir, upload).stat().st_ino
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert (found(database, upload).status, found(database, upload).documents) == ("ready", 2)
+    assert store_directory(settings.data_dir, upload).stat().st_ino == made
+
+
+def test_a_claim_whose_answer_is_lost_is_the_readers_and_counts_once(
+    database: Engine, settings: Settings, upload: str
+) -> None:
+    loses_commits(database)()
+    _, claimed = ingest._claim(database, upload)
+    assert claimed is not None
+    assert claimed.readers == 1
+
+
+def test_an_outcome_whose_answer_is_lost_is_the_readers(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose = loses_commits(database)
+
+    def losing(*given: Any) -> Any:
+        summary = store_upload(*given)
+        lose()
+        return summary
+
+    monkeypatch.setattr(ingest, "ingest", losing)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+    assert not upload_path(settings.data_dir, upload).exists()
+
+
+@pytest.mark.slow
+def test_readers_that_are_killed_are_counted_whoever_had_started_them(
+    http: FlaskClient, database: Engine, settings: Settings, upload: str, child: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = http.post("/api/v1/jobs", json=JOB | {"corpus": upload}).get_json()["id"]
+    children = []
+
+    def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
+        children.append(child("os.kill(os.getpid(), 9)"))
+        return children[-1]
+
+    monkeypatch.setattr(ingest, "spawn", spawn)
+    ends = []
+    for starter in ("the API", "a sweeper", "another sweeper", "one that was started again"):
+        lapse(database)
+        if starter == "the API":
+            spawn(settings, upload)
+        else:
+            Sweeper(settings=settings, database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+        ends.append(children[-1].wait())
+    assert ends == [-signal.SIGKILL] * 3 + [0], "the fourth rejects it"
+    answer = http.get(f"/api/v1/corpora/{upload}").get_json()
+    assert (answer["status"], answer["error"]["code"]) == ("rejected", "reader_lost")
+    assert http.get(f"/api/v1/jobs/{job_id}").get_json()["status"] == "failed"
+    assert not upload_path(settings.data_dir, upload).exists()
+
+
+def test_an_upload_over_which_three_readers_were_lost_is_read_no_more(
+    database: Engine, settings: Settings, upload: str
+) -> None:
+    for reader in ("a", "b", "c"):
+        take(database, upload, reader)
+    lapse(database)
+    ingest.run(database, settings, upload)
+    corpus = found(database, upload)
+    assert (corpus.status, (corpus.error or {}).get("code")) == ("rejected", "reader_lost")
+
+
+def test_readers_that_find_the_disk_full_are_not_counted(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise StorageFull("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "ingest", full)
+        for _ in range(5):
+            lapse(database)
+            with pytest.raises(StorageFull):
+                ingest.run(database, settings, upload)
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+
+
+def test_a_reader_that_comes_back_alive_is_not_counted_beside_its_successor(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*given: Any) -> Any:
+        take(database, upload, "successor")
+        return store_upload(*given)
+
+    monkeypatch.setattr(ingest, "ingest", late)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).readers == 1
+
+
+def test_a_reader_that_is_told_to_end_leaves_the_upload_and_is_not_counted(
+    database: Engine, settings: Settings, upload: str, child: Start
+) -> None:
+    reader = child("time.sleep(600)")
+    begun(reader)
+    assert found(database, upload).readers == 1
+    reader.terminate()
+    assert reader.wait(60) > 0
+    assert (found(database, upload).status, found(database, upload).readers) == ("validating", 0)
+    assert upload_path(settings.data_dir, upload).exists()
+
+
+def test_a_reader_whose_lease_is_anothers_stops(database: Engine, upload: str, child: Start) -> None:
+    reader = child("time.sleep(600)", first="reader.LEASE_SECONDS = 0.3")
+    begun(reader)
+    while found(database, upload).readers < 2:
+        lapse(database)
+        transact(database, lambda connection: corpora.claim(connection, upload, owner="successor", lease=600.0))
+    assert reader.wait(60) > 0
+    assert found(database, upload).readers == 1, "it was not killed"
+
+
+def test_a_process_that_ends_in_order_ends_its_readers_so(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = CHILD.format(then="time.sleep(20)", first="")
+    # stands for the API or a sweeper: what it starts is the reader above
+    starter = f"""
+import os, subprocess, sys, db.ingest as reader
+from corpusmill.settings import settings_from
+start = subprocess.Popen
+subprocess.Popen = lambda command, **named: start([sys.executable, "-c", {script!r}, command[-1]], **named)
+reader.spawn(settings_from(os.environ), sys.argv[1])
+sys.stdin.read()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", starter, upload], env={**os.environ, **environ_of(settings)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    begun(process)
+    assert found(database, upload).readers == 1
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert found(database, upload).readers == 0
+
+
+def test_a_run_starts_no_reader_while_another_reads_its_upload(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned: list[str] = []
+
+    class Reader:
+        """Is gone at once, killed."""
+
+        def __init__(self, settings: Settings, corpus_id: str) -> None:
+            spawned.append(corpus_id)
+            transact(
+                world.database, lambda connection: corpora.claim(connection, corpus_id, owner="reader", lease=600.0)
+            )
+
+        def poll(self) -> int:
+            return -signal.SIGKILL
+
+    monkeypatch.setattr(ingest, "fits_in_process", lambda *_: False)
+    monkeypatch.setattr(ingest, "spawn", Reader)
+    world.schedule()
+    world.shelf.documents = {"a": "x"}
+    [run_id] = world.fire(0)
+    runner = world.runner()
+    for _ in range(10):
+        put_off(world.database, run_id)
+        runner.step()
+    assert len(spawned) == 1
