@@ -173,6 +173,23 @@ def test_a_corpus_is_never_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "d"]
 
 
+def test_of_two_corpora_for_one_place_the_later_is_refused_even_at_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late, look = StoreWriter(tmp_path / "c"), StoreWriter._refuse_existing
+
+    def overtaken(writer: StoreWriter) -> None:
+        look(writer)
+        monkeypatch.setattr(StoreWriter, "_refuse_existing", look)
+        stored(tmp_path / "c", DOCUMENTS)
+
+    monkeypatch.setattr(StoreWriter, "_refuse_existing", overtaken)
+    with pytest.raises(Conflict), late:
+        late.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert len(Store(tmp_path / "c")) == len(DOCUMENTS)
+
+
 _ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
