@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH := $(VENV)/.bench
 # Files of the tests of whole processes that run at once: they wait for most of their time.
-AT_ONCE ?= 3
+AT_ONCE ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install up demo test test-all check format faults bench bench-gpu clean

@@ -231,6 +231,7 @@ def test_a_corpus_whose_upload_is_gone_is_rejected_and_not_read_for_ever(
     served: tuple[FlaskClient, Engine, Settings],
 ) -> None:
     client, database, settings = served
+    (settings.data_dir / "uploads").mkdir()
     transact(
         database,
         lambda connection: corpora.create(
