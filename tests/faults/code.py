@@ -6,7 +6,6 @@ Knows files alone. Must not run anything.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -29,17 +28,8 @@ def shared() -> str:
 
 
 def of_test(module: Path) -> str:
-    """Changes when a file of fault tests does, or another such file from which it takes something."""
-    found = {module}
-    waiting = [module]
-    while waiting:
-        text = waiting.pop().read_text(encoding="utf-8")
-        taken = {
-            module.with_name(f"{name}.py") for name in re.findall(r"^from \.(test_\w+) import", text, re.MULTILINE)
-        }
-        waiting += taken - found
-        found |= taken
-    return _digest(found, module.parent)
+    """Changes when a file of fault tests does."""
+    return _digest([module], module.parent)
 
 
 def _of_some(path: Path) -> bool:

@@ -9,6 +9,7 @@ the test's code does not count.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -90,4 +91,6 @@ def _attempts(path: Path, code: str) -> tuple[Attempt, ...]:
 
 
 def _file(folder: Path, test: str) -> Path:
-    return folder / (re.sub(r"[^\w.]+", "-", test.removeprefix("tests/faults/")) + ".jsonl")
+    # Readable, and of this test alone: what is left out of a name may be all in which two differ.
+    readable = re.sub(r"[^\w.]+", "-", test.removeprefix("tests/faults/")).strip("-")
+    return folder / f"{readable}-{hashlib.sha256(test.encode()).hexdigest()[:8]}.jsonl"

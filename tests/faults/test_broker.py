@@ -14,6 +14,7 @@ from celery import Celery
 from corpusmill.messages import SHARD_QUEUE
 
 from .conftest import Measured
+from .injections import empty_under_idle_workers
 from .oracle import Documents
 from .processes import ROOT, until
 from .rig import BOUND, RECOVERY, SETTINGS, Rig
@@ -93,14 +94,6 @@ def test_an_emptied_broker_is_rung_again(rig: Rig, corpus: Documents, measured: 
     measured.shards = len(rig.shards(job_id))
     rig.verify(job_id, corpus)
     assert sum(one.losses for one in rig.shards(job_id)) == 0
-
-
-def empty_under_idle_workers(rig: Rig) -> None:
-    """New workers, who have heard no bell, and a broker that has none left."""
-    rig.stop("worker-0", "worker-1")
-    rig.broker.client.flushall()
-    rig.start("worker-0")
-    rig.start("worker-1")
 
 
 @pytest.mark.fault("F36")

@@ -12,11 +12,11 @@ import httpx2
 import pytest
 
 from .conftest import Measured
+from .holders import ended, held_by, let_write, rows_of, wait_before_writing
 from .hosts import FarPostgresql, Network
 from .oracle import Documents
 from .processes import until
 from .rig import BOUND, Rig
-from .test_workers import ended, held_by, let_write, rows_of, wait_before_writing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

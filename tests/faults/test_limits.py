@@ -21,11 +21,12 @@ from tests.acceptance.stack import jsonl
 from .cgroups import control_group
 from .conftest import Make, Measured
 from .failpoints import DEADLY, DEVICE, EATS, OOM
+from .holders import held_by
+from .injections import kill_holder
 from .oracle import Documents, documents
 from .processes import ROOT, until
 from .rig import BOUND, Rig
 from .shortage import fill, limited_files, small_disk
-from .test_workers import held_by, kill_holder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from .conftest import Make, Measured
+from .holders import ended, held_by, hold_frozen, rows_of
+from .injections import empty_broker, kill_one_that_holds, lose_broker
 from .oracle import Documents, documents
 from .processes import until
 from .rig import BOUND, Rig
-from .test_workers import ended, held_by, hold_frozen, kill_one_that_holds, rows_of
-from .trouble import empty_broker, lose_broker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 

@@ -22,10 +22,10 @@ from tests.acceptance.stack import Stack, jsonl, started
 from .clock import set_wrong, shim_in
 from .conftest import Measured
 from .databases import Database, Postgresql, Server, Sqlite
+from .holders import held_by
 from .oracle import Documents, expected, timeless
 from .processes import ROOT, until
 from .rig import Rig, temporary_files
-from .test_workers import held_by
 
 pytestmark = pytest.mark.timeout(300)
 

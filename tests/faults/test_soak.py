@@ -15,10 +15,10 @@ from . import oracle
 from .clock import set_wrong, shim_in
 from .conftest import Make, Measured
 from .failpoints import SEGFAULT
+from .links import broker_link, database_link
 from .oracle import Documents, documents
 from .processes import until
 from .rig import Rig
-from .test_network import broker_link, database_link
 from .trouble import Kinds, Trouble
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]

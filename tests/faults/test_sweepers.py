@@ -7,11 +7,10 @@ import time
 import pytest
 
 from .conftest import Measured
+from .injections import empty_under_idle_workers, lose_a_message
 from .oracle import Documents
 from .processes import until
 from .rig import SETTINGS, Rig
-from .test_broker import empty_under_idle_workers
-from .test_workers import lose_a_message
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,12 +7,12 @@ import subprocess
 import pytest
 
 from .conftest import Make, Measured
+from .holders import held_by
 from .later import REVISION, later_version
 from .messages import of_type, rewritten
 from .oracle import Documents
 from .processes import python, until
 from .rig import Rig
-from .test_workers import held_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

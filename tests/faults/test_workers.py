@@ -1,46 +1,24 @@
-"""Workers that die, hang or come back, and documents that kill them."""
+"""Workers that die, are told to end, or come back."""
 
 from __future__ import annotations
 
-import json
-import math
 import random
 import signal
-import time
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from .conftest import Measured
-from .failpoints import HANG, RAISE, SEGFAULT, SLEEP
+from .failpoints import HANG, SLEEP
+from .holders import ended, held_by, hold_frozen, let_write, rows_of, successor, wait_before_writing
+from .injections import kill_holder, kill_one_that_holds, lose_a_message
 from .messages import rewritten
 from .oracle import Documents, documents
 from .processes import until
 from .rig import BOUND, RECOVERY, Rig
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def held_by(rig: Rig, name: str, job_id: str) -> list[Any]:
-    """The shards that a worker holds: its owner's name ends with the number of its child, which lives."""
-    pids = {str(child.pid) for child in rig.processes[name].children() if lives(child)}
-    return [one for one in rig.running(job_id) if str(one.owner).rpartition(":")[2] in pids]
-
-
-def lives(process: psutil.Process) -> bool:
-    """Whether a process runs: one that was killed is listed until its parent has asked after it."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def kill_holder(held: list[Any]) -> None:
-    """SIGKILL the child that holds these shards, unless it is just being killed for another reason."""
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(int(str(held[0].owner).rpartition(":")[2])).kill()
 
 
 @pytest.mark.fault("F1")
@@ -57,26 +35,6 @@ def test_a_worker_killed_in_mid_shard_loses_nothing(rig: Rig, corpus: Documents,
     job_id, measured.executions = rig.executions(act)
     measured.shards = len(rig.shards(job_id))
     rig.verify(job_id, corpus)
-
-
-def lose_a_message(rig: Rig, few: Documents) -> str:
-    """A job whose one message was handed to a worker that died before it could note it: the message is nowhere any more.
-    The sweeper is stopped meanwhile; no worker is left."""
-    rig.kill("worker-1")
-    rig.corpus(few)
-    while True:
-        until(lambda: rig.broker.listeners() == 1, what="one worker listens")
-        rig.freeze("sweep-0", "worker-0")
-        # A worker killed with a doorbell in its hands leaves it there for as long as the visibility timeout.
-        left = rig.broker.unacknowledged
-        job_id = rig.submit(few)
-        lost = rig.broker.waiting == 0 and rig.broker.unacknowledged == left
-        if lost:
-            rig.kill("worker-0")
-            return job_id
-        # Its wait for messages ended just then, and nobody took the message: once more.
-        rig.thaw("worker-0", "sweep-0")
-        rig.await_ended(job_id)
 
 
 @pytest.mark.fault("F2")
@@ -219,69 +177,6 @@ def test_a_write_that_comes_after_the_lease_is_refused_whether_the_successor_run
     assert measured.executions == 2 * measured.shards
 
 
-def wait_before_writing(rig: Rig, *names: str, **extra: str) -> Path:
-    """Start workers anew, with further settings, so that the first of them to write a shard waits before it does, when it
-    has looked for the last time whether the shard is its own. The file that is there while it waits."""
-    writes = rig.folder / f"once-{time.monotonic_ns()}"
-    rig.restart(*names, FAULTS_POINT="before_finish", FAULTS_ONCE=str(writes), **extra)
-    rig.ready()
-    return writes
-
-
-def let_write(writes: Path) -> None:
-    """Let the worker that waits go on."""
-    writes.with_name(f"{writes.name}-go").touch()
-
-
-def successor(rig: Rig, job_id: str, lost: Any) -> Any:
-    """The shard that somebody lost, once another has it."""
-    return until(
-        lambda: next((one for one in rig.shards(job_id) if one.key == lost.key and one.attempt > lost.attempt), None),
-        BOUND,
-        "another has the shard",
-    )
-
-
-def hold_frozen(rig: Rig, job_id: str) -> list[Any]:
-    """Stop worker-0 while it holds shards; what it holds."""
-    while True:
-        until(lambda: held_by(rig, "worker-0", job_id), what="worker-0 holds a shard")
-        rig.freeze("worker-0")
-        if held := held_by(rig, "worker-0", job_id):
-            return held
-        rig.thaw("worker-0")
-
-
-def ended(rig: Rig, job_id: str, held: list[Any]) -> bool:
-    now = {one.key: one for one in rig.shards(job_id)}
-    return all(now[one.key].state == "done" and now[one.key].attempt > one.attempt for one in held)
-
-
-def rows_of(rig: Rig, job_id: str, held: list[Any]) -> list[Any]:
-    """The shards as they ended: attempt, owner and time."""
-    keys = {one.key for one in held}
-    return [(one.key, one.attempt, one.owner, one.finished_at) for one in rig.shards(job_id) if one.key in keys]
-
-
-@pytest.mark.fault("F30")
-def test_a_document_that_crashes_its_worker_is_found_and_fails_alone(
-    rig: Rig, corpus: Documents, measured: Measured
-) -> None:
-    poisoned = [dict(one) for one in corpus[:208]]
-    poison = 203
-    poisoned[poison]["text"] += SEGFAULT
-    before = len(rig.ran())
-    job_id = rig.submit(poisoned)
-    shards = len(rig.shards(job_id))
-    rig.await_ended(job_id, 140)
-    ran = rig.ran()[before:]
-    rig.verify(job_id, poisoned, failed={poison: "worker_lost"})
-    measured.executions, measured.shards = len(ran), shards
-    deaths = sum(1 for first, last in ran if first <= poison <= last)
-    # Twice as a whole, once for each halving of 8 documents to 1, and once more alone.
-    assert deaths <= 2 + math.log2(8) + 1, ran
-
-
 @pytest.mark.slow
 @pytest.mark.fault("F3")
 def test_a_child_killed_alone_is_replaced_by_its_parent(rig: Rig, corpus: Documents, measured: Measured) -> None:
@@ -338,27 +233,6 @@ def test_random_kills_of_workers_lose_nothing(rig: Rig, many: Documents, measure
     assert len(killed) == kills
     assert measured.executions <= measured.shards + 2 * kills
     measured.note = f"{kills} kills of one that held shards, for each seed"
-
-
-def kill_one_that_holds(rig: Rig, job_id: str, chance: random.Random, *, alone: bool = False) -> tuple[str, list[Any]]:
-    """SIGKILL a worker in mid-job, its child `alone` or all of it, by chance one of those that hold shards of the job; its
-    name and what it held when it was dead."""
-
-    def holders() -> list[str]:
-        assert rig.left(job_id), "the job is under way"
-        return [name for name in rig.worker_names() if held_by(rig, name, job_id)]
-
-    while True:
-        name = chance.choice(until(holders, BOUND, "a worker holds a shard"))
-        held = held_by(rig, name, job_id)
-        owners = {one.owner for one in held}
-        if not held:
-            continue
-        kill_holder(held) if alone else rig.kill(name)
-        # One that had saved its last shard just before lost nothing and does not count.
-        if lost := [one for one in rig.running(job_id) if one.owner in owners]:
-            return name, lost
-        rig.start(name)
 
 
 @pytest.mark.slow
@@ -461,69 +335,3 @@ def test_impatient_signals_lose_nothing(rig: Rig, corpus: Documents, measured: M
     measured.shards = len(rig.shards(job_id))
     rig.killed_workers += 2
     rig.verify(job_id, corpus)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-@pytest.mark.fault("F29")
-@pytest.mark.parametrize("word", [HANG, SLEEP])
-def test_a_document_that_hangs_its_worker_is_found_and_fails_alone(
-    rig: Rig, corpus: Documents, measured: Measured, word: str
-) -> None:
-    rig.restart(*rig.worker_names(), shard_limit_seconds="4")
-    rig.ready()
-    parents = [rig.processes[name].pid for name in rig.worker_names()]
-    poisoned = [dict(one) for one in corpus[:104]]
-    poison = 102
-    poisoned[poison]["text"] += word
-    before = len(rig.ran())
-    job_id = rig.submit(poisoned)
-    shards = len(rig.shards(job_id))
-    rig.await_ended(job_id, 300)
-    ran = rig.ran()[before:]
-    rig.verify(job_id, poisoned, failed={poison: "worker_lost"})
-    measured.executions, measured.shards = len(ran), shards
-    assert sum(1 for first, last in ran if first <= poison <= last) <= 2 + math.log2(4) + 1, ran
-    assert [rig.processes[name].pid for name in rig.worker_names()] == parents
-
-
-@pytest.mark.slow
-@pytest.mark.fault("F31")
-def test_texts_that_no_tokenizer_likes_are_results_like_any_other(
-    rig: Rig, corpus: Documents, measured: Measured
-) -> None:
-    plain = corpus[:40]
-    lines = [json.dumps(one).encode() for one in plain]
-    emoji, long = "\U0001f469\u200d\U0001f680\u202e\ufeff", "x" * 10_000_000
-    texts = {"nul": "a\x00b", "empty": "", "space": " \n\t ", "long": long, "emoji": emoji}
-    strange = [json.dumps({"id": name, "text": text, "reference": "0"}).encode() for name, text in texts.items()]
-    unreadable = [b'{"id": "bytes", "text": "\xff\xfe\x80"}', b'{"id": "open", "text": "']
-    surrogate = b'{"id": "surrogate", "text": "a\\ud800b", "reference": "0"}'
-    body = b"\n".join([*lines, *strange, *unreadable, surrogate]) + b"\n"
-    response = rig.request("POST", "/corpora", content=body, headers={"Content-Type": "application/x-ndjson"})
-    uploaded = response.json()
-    assert uploaded["documents"] + uploaded["invalid"] == len(lines) + len(strange) + len(unreadable) + 1
-    assert uploaded["invalid"] >= len(unreadable)
-    job_id = rig.submit(corpus, corpus=uploaded["id"])
-    assert rig.await_ended(job_id) == "completed_with_errors"
-    listed = rig.request("GET", f"/corpora/{uploaded['id']}/documents", params={"limit": 1000}).json()["data"]
-    kept = [{"id": one["id"], "text": one["text"], "reference": one["reference"]} for one in listed]
-    texts["nul"] = texts["nul"].replace("\0", "\ufffd")  # which PostgreSQL could not keep
-    assert {one["id"]: one["text"] for one in kept if one["id"] in texts} == texts
-    assert kept[: len(plain)] == [dict(one) for one in plain]
-    assert len(kept) == uploaded["documents"]
-    empty = {k: "empty_text" for k, one in enumerate(kept) if not one["text"].strip()}
-    assert len(empty) == 2
-    rig.verify(job_id, kept, failed=empty)
-
-
-@pytest.mark.slow
-@pytest.mark.fault("F31")
-def test_a_document_with_a_fault_that_nobody_foresaw_fails_alone(
-    rig: Rig, corpus: Documents, measured: Measured
-) -> None:
-    poisoned = [dict(one) for one in corpus[:104]]
-    poisoned[101]["text"] += RAISE
-    job_id = rig.submit(poisoned)
-    rig.await_ended(job_id, 150)
-    rig.verify(job_id, poisoned, failed={101: "worker_lost"})

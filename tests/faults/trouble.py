@@ -14,8 +14,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.acceptance.stack import jsonl
 from .clock import set_wrong
 from .databases import away
 from .failpoints import DEADLY, DEVICE, HANG, SLEEP
+from .injections import cut, drain, empty_broker, everything, kill_children, lose_broker, restart, wait
 from .link import Link
 from .messages import of_type, rewritten
 from .oracle import Documents, documents
@@ -379,64 +380,6 @@ class Trouble:
     def _cut(self, link: Link) -> None:
         with cut(link):
             wait(self.chance.uniform(2.0, 12.0))
-
-
-@contextmanager
-def cut(link: Link) -> Iterator[None]:
-    """Nothing passes the link for the length of the block."""
-    link.cut = True
-    try:
-        yield
-    finally:
-        link.cut = False
-
-
-def wait(seconds: float) -> None:
-    """Let what has been done have its effect."""
-    end = time.monotonic() + seconds
-    until(lambda: time.monotonic() > end)
-
-
-def restart(rig: Rig, name: str) -> None:
-    """SIGKILL a program and start it again."""
-    rig.kill(name)
-    rig.start(name)
-
-
-def kill_children(rig: Rig, name: str) -> None:
-    """SIGKILL every process below a worker's parent."""
-    for child in rig.processes[name].children():
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-
-
-def drain(rig: Rig, *names: str) -> None:
-    """SIGTERM programs and start each again, one after the other."""
-    for name in names:
-        rig.stop(name)
-        rig.start(name)
-
-
-def lose_broker(rig: Rig, *, persistent: bool) -> None:
-    """SIGKILL the broker and start it again, with its log or empty."""
-    rig.broker.process.kill()
-    rig.killed_workers += len(rig.worker_names())
-    rig.broker.start(persistent=persistent)
-
-
-def empty_broker(rig: Rig) -> None:
-    """Nothing has been rung for."""
-    rig.broker.client.flushall()
-
-
-def everything(rig: Rig) -> None:
-    """SIGKILL every process there is, and start them all."""
-    rig.kill(*rig.processes)
-    rig.broker.process.kill()
-    rig.database.down()
-    rig.database.up()
-    rig.broker.start()
-    rig.start_all(*rig.names())
 
 
 def _may_mount(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,9 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.faults import outcomes
-from tests.faults.outcomes import Attempt
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,14 +98,3 @@ def test_a_test_whose_process_dies_has_failed(tree: Path) -> None:
     (tree / "trouble").write_text("os._exit(1)")
     assert faults(tree, "-p", "xdist", "-n", "1") == 1
     assert "**failed** (1 of 1, after 0 s) | passed |" in row(scoreboard(tree), "F1")
-
-
-def test_no_two_fault_tests_keep_their_outcomes_in_one_file(tmp_path: Path) -> None:
-    environ = os.environ | {outcomes.EXPECTED: str(tmp_path / "expected.json")}
-    command = [sys.executable, "-m", "pytest", "tests/faults", "-q", "--collect-only"]
-    subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, timeout=120, check=True)
-    names = [one["test"] for one in json.loads((tmp_path / "expected.json").read_text())]
-    assert len(names) > 100
-    for name in names:
-        outcomes.keep(tmp_path / "kept", name, Attempt(outcome="passed", code="ab"))
-    assert len(list((tmp_path / "kept").iterdir())) == len(names)

@@ -105,17 +105,22 @@ def test_what_was_found_with_another_state_of_the_tests_code_does_not_count(tmp_
     assert "| passed | passed |" in row(text, "F1")
 
 
-def test_a_file_of_tests_is_of_another_state_when_it_changes_or_one_from_which_it_takes_something(
-    tmp_path: Path,
-) -> None:
-    ours, theirs, other = (tmp_path / f"test_{name}.py" for name in ("ours", "theirs", "other"))
-    ours.write_text("from .test_theirs import (\n    something,\n)\n")
-    theirs.write_text("from .test_ours import something_else\n")
-    other.write_text("from .rig import Rig\n")
-    before = [of_test(one) for one in (ours, theirs, other)]
-    theirs.write_text("something = 1\n")
-    after = [of_test(one) for one in (ours, theirs, other)]
-    assert [one == two for one, two in zip(before, after, strict=True)] == [False, False, True]
+def test_tests_whose_names_differ_in_signs_alone_keep_their_outcomes_apart(tmp_path: Path) -> None:
+    names = ["test_a.py::test[sqlite-1]", "test_a.py::test[sqlite--1]"]
+    outcomes.expect(tmp_path / "expected.json", [expected("F39", "sqlite", 1, name) for name in names])
+    outcomes.keep(tmp_path, names[0], FAILED)
+    outcomes.keep(tmp_path, names[1], PASSED)
+    assert [one.outcome for one in outcomes.read(tmp_path)] == ["failed", "passed"]
+
+
+def test_a_file_of_tests_is_of_another_state_when_it_changes_and_not_when_another_does(tmp_path: Path) -> None:
+    ours, other = tmp_path / "test_ours.py", tmp_path / "test_other.py"
+    ours.write_text("something = 1\n")
+    other.write_text("something = 1\n")
+    before = [of_test(one) for one in (ours, other)]
+    ours.write_text("something = 2\n")
+    after = [of_test(one) for one in (ours, other)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True]
 
 
 def test_a_skip_is_content_for_a_reason_that_holds_everywhere_alone_and_shows_it(tmp_path: Path) -> None:
@@ -162,12 +167,11 @@ def test_the_digest_covers_every_file_of_ours_that_the_fault_tests_import() -> N
     assert all(one.exists() for one in covered)
 
 
-def test_what_all_fault_tests_share_takes_nothing_from_the_tests_of_some() -> None:
+def test_nothing_of_the_fault_tests_is_taken_from_a_file_of_tests() -> None:
+    """Their outcomes count for as long as their own file and what all share are the same."""
     folder = ROOT / "tests" / "faults"
     taken = {
-        path.name: [one.name for one in imported(path) if one.parent == folder and one.name.startswith("test_")]
-        for path in folder.glob("*.py")
-        if not path.name.startswith("test_")
+        path.name: [one.name for one in imported(path) if one.name.startswith("test_")] for path in folder.glob("*.py")
     }
     assert {name: tests for name, tests in taken.items() if tests} == {}
 
