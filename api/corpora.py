@@ -94,10 +94,10 @@ def upload(query: UploadQuery) -> Response:
             files.remove_corpus(here.data_dir, corpus_id)
             return _created(here, made)
         _ingest(here, corpus_id, received.bytes, kind)
+        return _created(here, corpus_id)
     except Exception:  # whatever it is: who is not told of a corpus sends the file again
         files.take_back(here.database, here.data_dir, corpus_id, key=once.key if once is not None else None)
         raise
-    return _created(here, corpus_id)
 
 
 def _created(here: State, corpus_id: str) -> Response:
@@ -141,7 +141,7 @@ def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     with reading(state().database) as connection:
         version = references.current(connection, rows.get(connection, path.corpus_id).key)
     read = store.documents(start, stop) if start < stop else iter(())
-    with files.expected(state().database, path.corpus_id):
+    with files.expected(state().database, state().data_dir, path.corpus_id):
         documents = [
             document_view(document) for document in references.attached(state().data_dir, path.corpus_id, version, read)
         ]
@@ -152,7 +152,7 @@ def list_documents(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
 def list_errors(path: CorpusPath, query: PageQuery) -> dict[str, Any]:
     """The lines of an upload that are no documents, in order"""
     store, start = _store(path.corpus_id), cursor_key(query.cursor) or 0
-    with files.expected(state().database, path.corpus_id):
+    with files.expected(state().database, state().data_dir, path.corpus_id):
         found = [
             {"line": error.line, "column": error.column, "code": error.code, "message": error.message}
             for error in store.errors(start, query.limit + 1)
@@ -195,7 +195,7 @@ def _attach(corpus_id: str, *, keep: bool) -> dict[str, Any]:
     body = rows.upload_path(here.data_dir, new_id("references"))
     try:
         uploads.receive(file, body, most=most)
-        with files.expected(here.database, corpus_id):
+        with files.expected(here.database, here.data_dir, corpus_id):
             made = references.attach(here.database, here.settings, corpus_id, body, kind.encoding, keep=keep)
     finally:
         body.unlink(missing_ok=True)
@@ -229,5 +229,5 @@ def _store(corpus_id: str) -> Store:
         corpus = rows.get(connection, corpus_id)
     if corpus.status == "validating":
         raise InvalidRequest("The corpus is still being read; ask again when its status is `ready`.", code="validating")
-    with files.expected(here.database, corpus_id):
+    with files.expected(here.database, here.data_dir, corpus_id):
         return Store(rows.store_directory(here.data_dir, corpus_id))

@@ -81,7 +81,7 @@ def submit(body: JobRequest) -> Response:
 
     view: dict[str, Any] | None = None
     try:
-        with files.expected(here.database, corpus.id):
+        with files.expected(here.database, here.data_dir, corpus.id):
             slices = planning.slices(here.settings, corpus, body.task)
         view = transact(here.database, write)
     finally:
@@ -266,6 +266,7 @@ def _inline(here: State, documents: list[InlineDocument]) -> Corpus:
                     for error in errors
                 ),
             )
+        corpus_rows.require_usable(corpus)
     except Exception:
         files.take_back(here.database, here.data_dir, corpus_id)
         raise

@@ -25,7 +25,7 @@ from corpusmill.documents import Document
 from corpusmill.errors import Conflict, CorpusDamaged, NotFound
 from corpusmill.shards import Slice
 from corpusmill.status import ENDED
-from db import references, shards
+from db import files, references, shards
 from db.corpora import store_directory
 from db.engine import reading
 from db.jobs import Job
@@ -91,14 +91,16 @@ def get_result(path: ResultPath) -> dict[str, Any]:
 def get_export(path: JobPath, query: ExportQuery) -> Response:
     """Input fields and outputs together, by position
 
-    Where files of the corpus are damaged, the answer is a 409 (`corpus_damaged`); the results can still be read by page."""
+    Where files of the corpus are damaged, the answer is a 409 (`corpus_damaged`); the results can still be read by page.
+    Where its directory is gone altogether, as after its deletion, the outputs come alone."""
     view = _View.of(state(), path.job_id)
     if view.job.status not in ENDED and not query.partial:
         raise Conflict(
             f"The job is {view.job.status}: export it when it has ended, or with partial=true what is there so far."
         )
     pairs = view.pairs()
-    begun = list(islice(pairs, 1))  # what is damaged at once is still answered, and not broken off
+    with files.expected(state().database, state().data_dir, view.job.corpus_id):
+        begun = list(islice(pairs, 1))  # what is damaged at once is still answered, and not broken off
     stream = export.write(chain(begun, pairs), query.format, task=view.job.task, raw=query.raw, **view.columns())
     name = f"{view.job.id}.{query.format}"
     return Response(

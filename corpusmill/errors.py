@@ -85,7 +85,8 @@ class StorageFull(CorpusmillError):
 
 
 class ResourcesUnavailable(CorpusmillError):
-    """The machine has no file descriptor, process or memory left; nothing was changed, and the same may work in a moment."""
+    """The machine has no file descriptor, process or memory left, or lacks the folder of all corpora; nothing was changed,
+    and the same may work in a moment."""
 
     code = "resources_unavailable"
 

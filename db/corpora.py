@@ -42,7 +42,7 @@ class Corpus:
     created_at: float
     expires_at: float | None
     references_version: int
-    readers: int
+    readers_lost: int
 
 
 _COLUMNS = [corpora.c[name] for name in Corpus.__dataclass_fields__]
@@ -104,15 +104,16 @@ def named(connection: Connection, name: str, *, after: int) -> list[Corpus]:
 
 
 def claim(connection: Connection, corpus_id: str, *, owner: str, lease: float) -> Corpus | None:
-    """Take the ingest of a corpus, if it is still to be done and nobody else holds it, and count the reader; repeating it
-    changes nothing but the lease."""
+    """Take the ingest of a corpus, if it is still to be done and nobody else holds it, and count the reader before as lost
+    where it did not say that it ended; repeating it changes nothing but the lease."""
+    mine, ended = corpora.c.owner == owner, corpora.c.owner.is_(None)
     taken = connection.execute(
         update(corpora)
         .where(corpora.c.id == corpus_id, corpora.c.status == "validating")
-        .where(or_(corpora.c.lease_until.is_(None), corpora.c.lease_until < db_now(), corpora.c.owner == owner))
+        .where(or_(corpora.c.lease_until.is_(None), corpora.c.lease_until < db_now(), mine))
         .values(
             owner=owner, lease_until=db_now() + lease,
-            readers=case((corpora.c.owner == owner, corpora.c.readers), else_=corpora.c.readers + 1),
+            readers_lost=corpora.c.readers_lost + case((or_(ended, mine), 0), else_=1),
         )
     )  # fmt: skip
     return get(connection, corpus_id) if taken.rowcount else None
@@ -142,15 +143,20 @@ def finish(
     return connection.scalar(select(corpora.c.key).where(*mine)) is not None
 
 
-def uncount(connection: Connection, corpus: Corpus) -> None:
-    """Count a reader, who had claimed the corpus as it is given, no more: it has no outcome, but it was not killed.
+def leave(connection: Connection, corpus_id: str, *, owner: str) -> bool:
+    """Leave the ingest to others without an outcome; False where it was taken over or the corpus is gone. The lease runs out
+    as it would have: whoever is next does not come at once."""
+    mine = (corpora.c.id == corpus_id, corpora.c.owner == owner, corpora.c.status == "validating")
+    return bool(connection.execute(update(corpora).where(*mine).values(owner=None)).rowcount)
 
-    Another may have claimed meanwhile and have been counted on top. Where nobody has, repeating it changes nothing.
-    """
+
+def uncount(connection: Connection, corpus_id: str) -> None:
+    """Count one reader less as lost: it was taken for dead and has come back. Repeated because an answer was lost it may
+    count another less, which gives an upload that kills its readers one more."""
     connection.execute(
         update(corpora)
-        .where(corpora.c.id == corpus.id, corpora.c.status == "validating", corpora.c.readers >= corpus.readers)
-        .values(readers=corpora.c.readers - 1)
+        .where(corpora.c.id == corpus_id, corpora.c.status == "validating", corpora.c.readers_lost > 0)
+        .values(readers_lost=corpora.c.readers_lost - 1)
     )
 
 

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
-from corpusmill.errors import Conflict, CorpusDamaged, DatabaseUnavailable, NotFound
+from corpusmill.errors import Conflict, CorpusDamaged, DatabaseUnavailable, NotFound, ResourcesUnavailable
 from db import corpora as corpus_rows
 from db import forgetting, idempotency, jobs
 from db.corpora import Corpus, store_directory, upload_path
@@ -38,7 +38,7 @@ def gone(data_dir: Path, corpus_id: str) -> CorpusDamaged:
             "No corpora here: CORPUSMILL_DATA_DIR must name the directory that the API writes to",
             str(folder),
         )
-    return _damaged(corpus_id)
+    return CorpusDamaged(f"Files of {corpus_id} are no longer in the data directory; upload the corpus again.")
 
 
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:
@@ -74,10 +74,11 @@ def take_back(database: Engine, data_dir: Path, corpus_id: str, *, key: str | No
 
 
 @contextmanager
-def expected(database: Engine, corpus_id: str) -> Iterator[None]:
+def expected(database: Engine, data_dir: Path, corpus_id: str) -> Iterator[None]:
     """Files of a corpus are expected to be there while its row says that it is ready: where they are gone it is damaged.
 
-    What is read within raises CorpusDamaged then, and NotFound where the corpus was rejected or deleted.
+    What is read within raises CorpusDamaged then, NotFound where the corpus was rejected or deleted, and
+    ResourcesUnavailable where the folder of all corpora is not there.
     """
     try:
         yield
@@ -86,11 +87,12 @@ def expected(database: Engine, corpus_id: str) -> Iterator[None]:
             corpus = corpus_rows.get(connection, corpus_id)
         if corpus.status != "ready":  # one that was rejected may have none
             raise
-        raise _damaged(corpus_id) from missing
-
-
-def _damaged(corpus_id: str) -> CorpusDamaged:
-    return CorpusDamaged(f"Files of {corpus_id} are no longer in the data directory; upload the corpus again.")
+        try:
+            raise gone(data_dir, corpus_id) from missing
+        except FileNotFoundError as error:
+            raise ResourcesUnavailable(
+                "The folder of all corpora is not there now: is its file system mounted?"
+            ) from error
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:

@@ -7,6 +7,7 @@ child with bounded memory, so that a bomb in it takes nothing else down. `python
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
 import resource
@@ -25,12 +26,12 @@ import structlog
 
 from corpora import Encoding, Format, IngestSummary, Limits, Options, Store, Upload, ingest, remove_store
 from corpusmill.documents import IngestError
-from corpusmill.errors import Conflict, CorpusmillError, DatabaseUnavailable, NotFound, StorageFull
+from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, DatabaseUnavailable, NotFound, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
 from db import corpora, planning
 from db.corpora import Corpus, store_directory, upload_path
 from db.dumps import synced
-from db.engine import Engine, create_engine, reading, transact
+from db.engine import Connection, Engine, create_engine, reading, transact
 
 log = structlog.get_logger(__name__)
 
@@ -87,17 +88,24 @@ def run(
     reader's outcome is written. `lost` is called, in another thread, once the lease is known to be another's. A reader that
     ends without an outcome says so to a database that is away for `patience` seconds, lest it count as killed.
     """
-    owner, corpus = _claim(database, corpus_id)
+    owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
+    try:
+        corpus = transact(
+            database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
+        )
+    except BaseException:
+        _leave(database, corpus_id, owner, patience, claimed=False)  # it may have been committed all the same
+        raise
     if corpus is None:
         return
     ended, finished = threading.Event(), False
-    threading.Thread(target=_keep, args=(database, corpus_id, owner, ended, lost), daemon=True).start()
     try:
+        _start(threading.Thread(target=_keep, args=(database, corpus_id, owner, ended, lost), daemon=True))
         finished = _finish(database, settings, corpus, owner, _outcome(settings, corpus))
     finally:
         ended.set()
         if not finished:
-            _uncount(database, corpus, patience)
+            _leave(database, corpus_id, owner, patience, claimed=True)
     if finished:  # else whoever has the lease needs the upload
         upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)
         planning.plan_waiting(database, settings, corpus_id)
@@ -127,18 +135,18 @@ def errors_of(settings: Settings, corpus_id: str, most: int) -> list[IngestError
     return list(Store(store_directory(settings.data_dir, corpus_id)).errors(0, most))
 
 
-def _claim(database: Engine, corpus_id: str) -> tuple[str, Corpus | None]:
-    owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
-    return owner, transact(
-        database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=LEASE_SECONDS)
-    )
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:  # as Python says it; to whoever asked it is the machine's, for now
+        raise OSError(errno.EAGAIN, "no thread can be started") from error
 
 
 def _outcome(settings: Settings, corpus: Corpus) -> dict[str, Any]:
     """What is to be written of the corpus, whose store is in place where it is ready. Raises what another reader may mend:
     StorageFull and OSError."""
-    if corpus.readers > MOST_READERS and not store_directory(settings.data_dir, corpus.id).exists():
-        log.error("giving up an upload", corpus=corpus.id, readers=MOST_READERS)
+    if corpus.readers_lost >= MOST_READERS and not store_directory(settings.data_dir, corpus.id).exists():
+        log.error("giving up an upload", corpus=corpus.id, readers_lost=corpus.readers_lost)
         return _rejected(
             "reader_lost", f"Whatever read it was killed, {MOST_READERS} times: for want of memory, as a rule."
         )
@@ -147,8 +155,9 @@ def _outcome(settings: Settings, corpus: Corpus) -> dict[str, Any]:
     except StorageFull:
         raise  # nothing is wrong with the upload: it is read again when there is room
     except FileNotFoundError:
-        if not upload_path(settings.data_dir, corpus.id).parent.exists():
-            raise  # a file system that is not mounted, or somebody else's data directory
+        upload = upload_path(settings.data_dir, corpus.id)
+        if upload.exists() or not upload.parent.exists():
+            raise  # something else is missing: a temporary directory, a file system that is not mounted
         return _rejected("upload_lost", "The upload was not kept: send it again.")
     except CorpusmillError as error:
         return _rejected(error.code, str(error))
@@ -169,8 +178,14 @@ def _stored(settings: Settings, corpus: Corpus) -> IngestSummary:
     """What the corpus's store holds, which is made where there is none. A store that is there stays: it is whole, and its
     reader was cut off before it could say so, or has said so and documents are being read from it."""
     target = store_directory(settings.data_dir, corpus.id)
-    with suppress(NotFound):
+    try:
         return _in_place(target)
+    except NotFound:
+        pass
+    except CorpusDamaged:
+        if not upload_path(settings.data_dir, corpus.id).exists():
+            raise
+        remove_store(target)  # by the disk: it was whole when it was put there, and can be made again
     limits = Limits(
         max_upload_bytes=settings.max_upload_bytes,
         max_document_bytes=settings.max_document_bytes,
@@ -206,11 +221,18 @@ def _finish(database: Engine, settings: Settings, corpus: Corpus, owner: str, ou
     return False
 
 
-def _uncount(database: Engine, corpus: Corpus, patience: float) -> None:
+def _leave(database: Engine, corpus_id: str, owner: str, patience: float, *, claimed: bool) -> None:
+    """Say of a reader without an outcome that it was not killed, whether its claim still holds, was another's meanwhile, or
+    may never have been committed."""
+
+    def write(connection: Connection) -> None:
+        if not corpora.leave(connection, corpus_id, owner=owner) and claimed:
+            corpora.uncount(connection, corpus_id)
+
     try:
-        transact(database, lambda connection: corpora.uncount(connection, corpus), patience=patience)
+        transact(database, write, patience=patience)
     except DatabaseUnavailable as error:
-        log.warning("a reader that was not killed counts as lost", corpus=corpus.id, why=str(error))
+        log.warning("a reader that was not killed counts as lost", corpus=corpus_id, why=str(error))
 
 
 def _rejected(code: str, message: str) -> dict[str, Any]:
@@ -239,10 +261,15 @@ def _keep(
             return
 
 
+def _end(number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told a second time, it would not come to say that it was not killed
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """The child: read one upload under a limit on memory, until SIGTERM."""
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_ADDRESS_SPACE, CHILD_ADDRESS_SPACE))
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     settings = settings_from(os.environ)
     run(
         create_engine(settings.database), settings, sys.argv[1],

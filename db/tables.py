@@ -56,8 +56,8 @@ corpora = Table(
     Column("error", Json),
     Column("owner", String(64)),
     Column("lease_until", Float),
-    # Those that claimed it to read it and have not been heard to end: killed over it, but for one that is at it now.
-    Column("readers", Integer, nullable=False, server_default="0"),
+    # Readers of the upload that were killed over it: they left an owner whose lease ran out, and were not heard of again.
+    Column("readers_lost", Integer, nullable=False, server_default="0"),
     Column("created_at", Float, nullable=False),
     # After this it is deleted with its files, once no job that has not ended uses it.
     Column("expires_at", Float, index=True),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from corpora import Format, Upload
 from corpusmill.errors import Conflict
 from corpusmill.status import ENDED, Intent, Status
-from db import corpora, ingest, job_moves, jobs, planning, runs
+from db import corpora, files, ingest, job_moves, jobs, planning, runs
 from db.corpora import Corpus
 from db.engine import Connection, reading
 from db.jobs import Job
@@ -84,7 +84,8 @@ def _submit(work: Work, corpus: Corpus) -> Step:
     run, definition = work.run, work.run.definition
     model, params = model_of(work.catalog, definition.job)
     job_id = "job_" + run.id.removeprefix("run_")
-    slices = planning.slices(work.settings, corpus, definition.job.task)
+    with files.expected(work.database, work.settings.data_dir, corpus.id):
+        slices = planning.slices(work.settings, corpus, definition.job.task)
     now_open = work.open_now()
 
     def write(connection: Connection) -> None:

@@ -27,6 +27,7 @@ from corpusmill.errors import (
     NewerVersion,
     NotFound,
     PlaceUnavailable,
+    ResourcesUnavailable,
     StorageFull,
 )
 from corpusmill.settings import Settings
@@ -54,7 +55,8 @@ _AT_ONCE = 4
 _LEAVE_SECONDS = 5.0
 #: What the next try may mend.
 _AGAIN = (
-    PlaceUnavailable, DatabaseUnavailable, BrokerUnavailable, StorageFull, Conflict, InvalidSettings, NewerVersion, OSError,
+    PlaceUnavailable, DatabaseUnavailable, BrokerUnavailable, StorageFull, ResourcesUnavailable, Conflict, InvalidSettings,
+    NewerVersion, OSError,
 )  # fmt: skip
 
 

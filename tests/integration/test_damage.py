@@ -262,6 +262,10 @@ def garble_summary(directory: Path) -> None:
     (directory / "corpus.json").write_text("[]")
 
 
+def lose_summary(directory: Path) -> None:
+    (directory / "corpus.json").unlink()
+
+
 JOB = {"task": "classification", "model": "echo", "corpus": "corpus_damaged"}
 
 
@@ -269,7 +273,7 @@ def refused(answer: Any) -> bool:
     return (answer.status_code, answer.get_json()["code"]) == (409, CorpusDamaged.code) and WORD not in answer.text
 
 
-@pytest.mark.parametrize("damage", [lose_all, lose_sizes, garble_summary])
+@pytest.mark.parametrize("damage", [lose_all, lose_sizes, lose_summary, garble_summary])
 def test_a_job_over_a_damaged_corpus_is_refused_and_the_corpus_stays(
     http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -278,7 +282,7 @@ def test_a_job_over_a_damaged_corpus_is_refused_and_the_corpus_stays(
     assert http.get("/api/v1/corpora/corpus_damaged").status_code == 200
 
 
-@pytest.mark.parametrize("damage", [vanish, garble, lose_all, lose_sizes, garble_summary])
+@pytest.mark.parametrize("damage", [vanish, garble, lose_all, lose_sizes, lose_summary, garble_summary])
 def test_documents_of_a_damaged_corpus_are_refused(
     http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -330,7 +334,19 @@ def test_files_that_go_with_a_deleted_corpus_are_no_damage(http: FlaskClient, mo
     assert http.get(f"/api/v1/corpora/{made}/documents").status_code == 404
 
 
-@pytest.mark.parametrize("damage", [garble, vanish, lose_all, lose_sizes, garble_summary])
+def test_while_the_folder_of_all_corpora_is_not_there_what_needs_documents_is_to_be_asked_for_again(
+    http: FlaskClient, database: Engine, tmp_path: Path
+) -> None:
+    a_job(database, tmp_path, "damaged")
+    (tmp_path / "corpora").rename(tmp_path / "elsewhere")
+    for answer in (http.post("/api/v1/jobs", json=JOB), http.get("/api/v1/corpora/corpus_damaged/documents")):
+        assert (answer.status_code, answer.get_json()["code"]) == (503, "resources_unavailable")
+        assert "Retry-After" in answer.headers
+    (tmp_path / "elsewhere").rename(tmp_path / "corpora")
+    assert http.post("/api/v1/jobs", json=JOB).status_code == 202
+
+
+@pytest.mark.parametrize("damage", [garble, vanish, lose_all, lose_sizes, lose_summary, garble_summary])
 @pytest.mark.parametrize("when", ["it ran", "it was to run"])
 def test_results_are_read_whatever_became_of_the_documents_and_an_export_with_them_is_refused(
     http: FlaskClient, database: Engine, tmp_path: Path, damage: Callable[[Path], None], when: str

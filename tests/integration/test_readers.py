@@ -3,10 +3,12 @@ corpus that is ready stays so, and those that were killed are counted whoever ha
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,15 @@ def ingest(*_):
 {first}
 reader.ingest = ingest
 reader.main()
+"""
+#: Says so before it says that it ends, and takes its time.
+TOLD_AGAIN = """
+leave = reader._leave
+def slowly(*given, **named):
+    print(flush=True)
+    time.sleep(0.5)
+    leave(*given, **named)
+reader._leave = slowly
 """
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -134,7 +145,7 @@ def test_a_reader_without_the_folder_of_uploads_leaves_them_to_others_and_an_upl
     aside = folder.rename(folder.with_name("elsewhere"))  # as before a file system is mounted
     with pytest.raises(FileNotFoundError):
         ingest.run(database, settings, upload)
-    assert (found(database, upload).status, found(database, upload).readers) == ("validating", 0)
+    assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", 0)
     aside.rename(folder)
     lapse(database)
     upload_path(settings.data_dir, upload).unlink()
@@ -161,16 +172,15 @@ def test_an_upload_whose_reader_is_overtaken_is_answered_with_the_corpus_as_it_i
 def test_a_reader_that_stood_still_after_its_claim_takes_nothing_from_a_corpus_that_is_ready_by_then(
     database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Any = ingest._claim
+    real: Any = ingest._outcome
 
     def paused(*given: Any) -> Any:
-        claimed = real(*given)
-        monkeypatch.setattr(ingest, "_claim", real)
+        monkeypatch.setattr(ingest, "_outcome", real)
         lapse(database)
         ingest.run(database, settings, upload)
-        return claimed
+        return real(*given)
 
-    monkeypatch.setattr(ingest, "_claim", paused)
+    monkeypatch.setattr(ingest, "_outcome", paused)
     ingest.run(database, settings, upload)
     assert found(database, upload).status == "ready"
     assert texts(settings, upload) == ["a", "b"]
@@ -196,13 +206,13 @@ def test_a_store_whose_reader_was_killed_before_it_could_say_so_is_the_corpus(
     assert store_directory(settings.data_dir, upload).stat().st_ino == made
 
 
-def test_a_claim_whose_answer_is_lost_is_the_readers_and_counts_once(
+def test_a_claim_whose_answer_is_lost_is_the_readers_and_counts_nobody(
     database: Engine, settings: Settings, upload: str
 ) -> None:
     loses_commits(database)()
-    _, claimed = ingest._claim(database, upload)
+    claimed = transact(database, lambda connection: corpora.claim(connection, upload, owner="reader", lease=30.0))
     assert claimed is not None
-    assert claimed.readers == 1
+    assert claimed.readers_lost == 0
 
 
 def test_an_outcome_whose_answer_is_lost_is_the_readers(
@@ -276,38 +286,122 @@ def test_readers_that_find_the_disk_full_are_not_counted(
     assert found(database, upload).status == "ready"
 
 
+@pytest.mark.parametrize("trouble", [RuntimeError("can't start new thread"), MemoryError()], ids=["thread", "memory"])
+def test_readers_whom_the_machine_lets_down_are_not_counted(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    class Short(threading.Thread):
+        def start(self) -> None:
+            raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", Short)
+        for _ in range(5):
+            lapse(database)
+            with pytest.raises((OSError, MemoryError)):
+                ingest.run(database, settings, upload)
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+
+
+def test_a_reader_that_misses_another_file_than_the_upload_leaves_it_to_the_next(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_temporary_directory(*_: Any) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "ingest", without_temporary_directory)
+        with pytest.raises(FileNotFoundError):
+            ingest.run(database, settings, upload)
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+
+
+def test_a_store_that_the_disk_has_damaged_before_its_outcome_was_written_is_made_again(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_finish", cut_off)
+        with pytest.raises(MemoryError):
+            ingest.run(database, settings, upload)
+    (store_directory(settings.data_dir, upload) / "sizes.bin").unlink()
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert (found(database, upload).status, texts(settings, upload)) == ("ready", ["a", "b"])
+
+
+def test_readers_that_come_back_alive_are_not_counted_in_whatever_order_they_end(
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is taken for dead, and so the second is counted on top of it; then the first ends, then the second."""
+
+    def full(*_: Any) -> None:
+        raise StorageFull("The disk is full.")
+
+    def late(*_: Any) -> None:
+        lapse(database)
+        monkeypatch.setattr(ingest, "ingest", overlapping)
+        with pytest.raises(StorageFull):
+            ingest.run(database, settings, upload)
+        full()
+
+    def overlapping(*_: Any) -> None:
+        assert found(database, upload).readers_lost == 1
+        full()
+
+    for _ in range(4):
+        lapse(database)
+        monkeypatch.setattr(ingest, "ingest", late)
+        with pytest.raises(StorageFull):
+            ingest.run(database, settings, upload)
+    monkeypatch.setattr(ingest, "ingest", store_upload)
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert found(database, upload).status == "ready"
+
+
 def test_a_reader_that_comes_back_alive_is_not_counted_beside_its_successor(
     database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*given: Any) -> Any:
         take(database, upload, "successor")
+        assert found(database, upload).readers_lost == 1
         return store_upload(*given)
 
     monkeypatch.setattr(ingest, "ingest", late)
     ingest.run(database, settings, upload)
-    assert found(database, upload).readers == 1
+    assert found(database, upload).readers_lost == 0
 
 
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_reader_that_is_told_to_end_leaves_the_upload_and_is_not_counted(
-    database: Engine, settings: Settings, upload: str, child: Start
+    database: Engine, settings: Settings, upload: str, child: Start, times: int
 ) -> None:
-    reader = child("time.sleep(600)")
-    begun(reader)
-    assert found(database, upload).readers == 1
-    reader.terminate()
+    first = TOLD_AGAIN if times > 1 else ""
+    reader = child("time.sleep(600)", first=first)
+    for _ in range(times):
+        begun(reader)
+        reader.terminate()
     assert reader.wait(60) > 0
-    assert (found(database, upload).status, found(database, upload).readers) == ("validating", 0)
+    take(database, upload, "next")
+    assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", 0)
     assert upload_path(settings.data_dir, upload).exists()
 
 
 def test_a_reader_whose_lease_is_anothers_stops(database: Engine, upload: str, child: Start) -> None:
     reader = child("time.sleep(600)", first="reader.LEASE_SECONDS = 0.3")
     begun(reader)
-    while found(database, upload).readers < 2:
+    while not found(database, upload).readers_lost:
         lapse(database)
         transact(database, lambda connection: corpora.claim(connection, upload, owner="successor", lease=600.0))
     assert reader.wait(60) > 0
-    assert found(database, upload).readers == 1, "it was not killed"
+    assert found(database, upload).readers_lost == 0, "it was not killed"
 
 
 def test_a_process_that_ends_in_order_ends_its_readers_so(
@@ -328,13 +422,13 @@ sys.stdin.read()
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     begun(process)
-    assert found(database, upload).readers == 1
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
     process.stdout.close()
     assert process.wait(60) == 0
-    assert found(database, upload).readers == 0
+    take(database, upload, "next")
+    assert found(database, upload).readers_lost == 0
 
 
 def test_a_run_starts_no_reader_while_another_reads_its_upload(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

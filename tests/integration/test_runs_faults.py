@@ -326,6 +326,28 @@ def test_the_place_that_an_appended_source_is_held_at_is_the_one_before_the_fail
     assert world.shelf.since == [None, {"read": 1}, {"read": 1}, {"read": 2}]
 
 
+def test_a_run_waits_while_the_folder_of_all_corpora_is_not_there(
+    world: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = world.settings.data_dir / "corpora"
+    aside = folder.with_name("elsewhere")
+    away = labelling._submit
+
+    def unmounted(*given: Any) -> Any:
+        folder.rename(aside)
+        monkeypatch.setattr(labelling, "_submit", away)
+        try:
+            return away(*given)
+        finally:
+            aside.rename(folder)
+
+    monkeypatch.setattr(labelling, "_submit", unmounted)
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    assert world.night(0).status == "succeeded"
+    assert world.shelf.labels == {"a": "<one>"}
+
+
 @pytest.mark.parametrize("code", ["reader_failed", "reader_lost", "upload_lost"])
 def test_documents_that_could_not_be_read_into_a_corpus_fail_their_run_and_come_again_in_the_next(
     world: Asked, monkeypatch: pytest.MonkeyPatch, code: str

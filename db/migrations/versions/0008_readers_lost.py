@@ -16,8 +16,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("corpora", sa.Column("readers", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("corpora", sa.Column("readers_lost", sa.Integer(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
-    op.drop_column("corpora", "readers")
+    op.drop_column("corpora", "readers_lost")
