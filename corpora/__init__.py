@@ -7,6 +7,7 @@ through here, and what they mean to a job is decided elsewhere.
 from corpora.formats import Encoding, Format, Upload, upload_of
 from corpora.intake import ingest, store_items
 from corpora.options import Limits, Options
+from corpora.parquet_child import ReaderKilled
 from corpora.readers import read
 from corpora.records import documents_of
 from corpora.reference_intake import merged, resolve
@@ -21,6 +22,7 @@ __all__ = [
     "IngestSummary",
     "Limits",
     "Options",
+    "ReaderKilled",
     "References",
     "Store",
     "StoreWriter",

@@ -3,7 +3,8 @@
 Knows how a file goes over and how items and refusals come back. Must not know what is in the file.
 
 The child has the file as its standard input, and writes lines: a document or an error as in the store, a refusal with
-`!` before it, and, where it came to the end, `.` with the bytes that it spent. Without either of these it died.
+`!` before it, and, where it came to the end, `.` with the bytes that it spent. Without either of these it died: of the
+file, or because somebody killed it, or because it could not run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +30,14 @@ from corpusmill.errors import CorpusmillError, FieldFault, InvalidRequest, TooLa
 
 #: Address space of the child: what Arrow and Python map at rest, and several times what `parquet_pages` admits.
 ADDRESS_SPACE = 4 << 30
+#: What the code that reads a damaged file dies of. Any other signal somebody sent: a supervisor, or a system that is out of
+#: memory.
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _ROOT = str(Path(__file__).parents[1])
+
+
+class ReaderKilled(OSError):
+    """The process that read the file was killed by others; whoever waited for it counts as killed."""
 
 
 def read_parquet_apart(
@@ -36,7 +45,9 @@ def read_parquet_apart(
 ) -> Iterator[Document | IngestError]:
     """What `parquet.read_parquet` gives and raises; `file` must be one of the operating system's.
 
-    Raises InvalidRequest too where the child died of the file, and TooLarge where it took too long over it.
+    Raises InvalidRequest too where the child died of the file, and TooLarge where it took too long over it; ReaderKilled
+    where others killed it, CorpusmillError where it failed over the file as nobody foresaw, and OSError where it could not
+    run.
     """
     request = {"options": asdict(options), "start": start, "spent": budget.spent, "received": budget.received()}
     path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
@@ -60,6 +71,8 @@ def _items(
 ) -> Iterator[Document | IngestError]:
     assert child.stdout is not None
     for line in child.stdout:
+        if not line.endswith(b"\n"):  # it died over it
+            break
         if line.startswith(b"{"):
             yield document_from(line, position)
             position += 1
@@ -75,16 +88,27 @@ def _items(
             f"The Parquet file takes more than {seconds} s of processor time to read (CORPUSMILL_PARQUET_SECONDS). Write it "
             "again, in several files where it is very large."
         )
-    if child.returncode < 0:
+    if -child.returncode in _CRASHES:
         raise InvalidRequest("The Parquet file cannot be read: its reader could not survive it. Write it again.")
+    if child.returncode < 0:
+        raise ReaderKilled(f"The reader of a Parquet file was killed by {_name(-child.returncode)}.")
     complaints.seek(0)
     last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
-    raise CorpusmillError(f"The reader of Parquet files failed: {last}")
+    raise OSError(f"The reader of Parquet files could not run: {last}")
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # of real time
+        return f"signal {number}"
 
 
 def _refuse(code: str, message: str, faults: list[list[str]]) -> NoReturn:
     if code == TooLarge.code:
         raise TooLarge(message)
+    if code == CorpusmillError.code:
+        raise CorpusmillError(message)
     raise InvalidRequest(message, *(FieldFault(*fault) for fault in faults))
 
 
@@ -115,6 +139,15 @@ def main(request: dict[str, Any]) -> None:
         except MemoryError:
             message = "The Parquet file takes more memory than a reader has. Write it again with smaller row groups."
             out.write("!" + json.dumps([TooLarge.code, message, []]) + "\n")
+        except OSError:
+            raise  # the machine's
+        except Exception as error:  # noqa: BLE001 — without what it says: that may quote the upload
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            message = (
+                f"The reader of Parquet files failed with {type(error).__name__} "
+                f"({Path(place.filename).name}:{place.lineno})."
+            )
+            out.write("!" + json.dumps([CorpusmillError.code, message, []]) + "\n")
 
 
 if __name__ == "__main__":

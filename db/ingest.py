@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from corpora import Encoding, Format, IngestSummary, Limits, Options, Store, Upload, ingest, remove_store
+from corpora import Encoding, Format, IngestSummary, Limits, Options, ReaderKilled, Store, Upload, ingest, remove_store
 from corpusmill.documents import IngestError
 from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, DatabaseUnavailable, NotFound, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
@@ -86,7 +86,8 @@ def run(
 
     Any number of readers may come to the end: whole stores of one upload are alike, so the first stays where it is, and one
     reader's outcome is written. `lost` is called, in another thread, once the lease is known to be another's. A reader that
-    ends without an outcome says so to a database that is away for `patience` seconds, lest it count as killed.
+    ends without an outcome says so to a database that is away for `patience` seconds, lest it count as killed; one whose
+    process for Parquet was killed counts. Raises ReaderKilled then, other OSError and StorageFull where the machine fails.
     """
     owner = f"{os.uname().nodename}:{os.getpid()}:{os.urandom(6).hex()}"
     try:
@@ -98,13 +99,16 @@ def run(
         raise
     if corpus is None:
         return
-    ended, finished = threading.Event(), False
+    ended, finished, killed = threading.Event(), False, False
     try:
         _start(threading.Thread(target=_keep, args=(database, corpus_id, owner, ended, lost), daemon=True))
         finished = _finish(database, settings, corpus, owner, _outcome(settings, corpus))
+    except ReaderKilled:
+        killed = True
+        raise
     finally:
         ended.set()
-        if not finished:
+        if not finished and not killed:
             _leave(database, corpus_id, owner, patience, claimed=True)
     if finished:  # else whoever has the lease needs the upload
         upload_path(settings.data_dir, corpus_id).unlink(missing_ok=True)

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpora import Format, Limits, Options, Upload, read
+from corpora import Format, Limits, Options, ReaderKilled, Upload, read
 from corpora.parquet import read_parquet
+from corpora.parquet_child import read_parquet_apart
 from corpora.readers import Item
 from corpora.streams import Budget
 from corpusmill.documents import Document, IngestError
@@ -97,17 +98,58 @@ def test_a_file_that_its_reader_does_not_survive_is_refused(seed: int) -> None:
         items(damaged(WHOLE, seed))
 
 
-@pytest.mark.parametrize(("ending", "error"), [("kill -9 $$", InvalidRequest), ("exit 1", CorpusmillError)])
-def test_a_reader_that_dies_is_a_refusal_and_one_that_fails_is_our_fault(
-    ending: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def stood_in_for(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that reads Parquet is this shell script."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+@pytest.mark.parametrize("number", ["SEGV", "ABRT", "BUS", "ILL", "FPE"])
+def test_a_reader_that_crashes_is_a_refusal_of_the_file(
+    number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\n{ending}\n")
-    script.chmod(0o700)
-    monkeypatch.setattr(sys, "executable", str(script))
-    with pytest.raises(CorpusmillError) as refusal:
+    stood_in_for(f"ulimit -c 0; kill -{number} $$", tmp_path, monkeypatch)
+    with pytest.raises(InvalidRequest, match="could not survive"):
         items(WHOLE)
-    assert type(refusal.value) is error
+
+
+def test_a_reader_that_takes_too_much_processor_time_is_a_refusal_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood_in_for("ulimit -c 0; kill -XCPU $$", tmp_path, monkeypatch)
+    with pytest.raises(TooLarge, match="CORPUSMILL_PARQUET_SECONDS"):
+        items(WHOLE)
+
+
+@pytest.mark.parametrize("said", ["", """printf '{"id":"0","te'; """])
+@pytest.mark.parametrize("number", ["KILL", "TERM", "INT"])
+def test_a_reader_that_others_end_says_nothing_of_the_file(
+    said: str, number: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood_in_for(f"{said}kill -{number} $$", tmp_path, monkeypatch)
+    with pytest.raises(ReaderKilled, match=f"SIG{number}"):
+        items(WHOLE)
+
+
+@pytest.mark.parametrize("ending", ["exit 1", "exit 0"])
+def test_a_reader_that_cannot_run_is_the_machines_fault(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stood_in_for(f"echo Too many open files >&2; {ending}", tmp_path, monkeypatch)
+    with pytest.raises(OSError, match="Too many open files") as failure:
+        items(WHOLE)
+    assert not isinstance(failure.value, ReaderKilled)
+
+
+def test_a_reader_that_fails_over_the_file_as_nobody_foresaw_is_no_fault_of_the_machine(tmp_path: Path) -> None:
+    path = tmp_path / "whole.parquet"
+    path.write_bytes(WHOLE)
+    options = Options(text_field=3)  # type: ignore[arg-type]  # over which it stumbles
+    with path.open("rb") as file, pytest.raises(CorpusmillError, match="failed with") as failure:
+        list(read_parquet_apart(file, Budget(options.limits, lambda: len(WHOLE)), options))
+    assert type(failure.value) is CorpusmillError
 
 
 def children() -> set[int]:
@@ -124,3 +166,15 @@ def test_a_reader_ends_when_nobody_wants_more(tmp_path: Path) -> None:
     assert len(children() - others) == 1
     reading.close()  # type: ignore[attr-defined]
     assert children() <= others
+
+
+def test_a_reader_that_is_killed_amid_its_work_says_nothing_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "many.parquet"
+    path.write_bytes(parquet({"text": [f"document {number}" * 20 for number in range(50_000)]}))
+    others = children()
+    reading = read(path, Upload(Format.PARQUET), Options())
+    next(reading)
+    [reader] = children() - others
+    psutil.Process(reader).kill()
+    with pytest.raises(ReaderKilled):
+        list(reading)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from corpora import Store
+from corpora import ReaderKilled, Store
 from corpora import ingest as store_upload
 from corpusmill.errors import StorageFull
 from corpusmill.settings import Settings, environ_of
@@ -267,6 +267,44 @@ def test_an_upload_over_which_three_readers_were_lost_is_read_no_more(
     ingest.run(database, settings, upload)
     corpus = found(database, upload)
     assert (corpus.status, (corpus.error or {}).get("code")) == ("rejected", "reader_lost")
+
+
+def parquet_read_by(script: str, database: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload is Parquet, which this shell script reads."""
+    with database.begin() as connection:
+        connection.exec_driver_sql("UPDATE corpora SET format = 'parquet'")
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_readers_whose_process_for_parquet_is_killed_are_counted(
+    database: Engine, settings: Settings, upload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet_read_by("kill -9 $$", database, tmp_path, monkeypatch)
+    for before in (0, 1, 2):
+        lapse(database)
+        with pytest.raises(ReaderKilled):
+            ingest.run(database, settings, upload)
+        assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", before)
+        assert upload_path(settings.data_dir, upload).exists()
+    lapse(database)
+    ingest.run(database, settings, upload)
+    assert (found(database, upload).error or {})["code"] == "reader_lost"
+
+
+def test_readers_whose_process_for_parquet_cannot_run_are_not_counted(
+    database: Engine, settings: Settings, upload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet_read_by("exit 1", database, tmp_path, monkeypatch)
+    for _ in range(5):
+        lapse(database)
+        with pytest.raises(OSError, match="Parquet"):
+            ingest.run(database, settings, upload)
+    take(database, upload, "next")
+    assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", 0)
+    assert upload_path(settings.data_dir, upload).exists()
 
 
 def test_readers_that_find_the_disk_full_are_not_counted(
