@@ -44,10 +44,14 @@ CHILD_ADDRESS_SPACE = 4 << 30
 MOST_READERS = 3
 #: Nobody waits for the child, which can so wait for a database that is away.
 _CHILD_PATIENCE_SECONDS = 600.0
-#: For children that are told to end: what started this process kills them not much later.
+#: For children, from when they are told to end. What started this process may kill it and them sooner: gunicorn leaves the
+#: API's process one of these seconds, `up` a sweeper six and a half.
 _END_SECONDS = 2.0
 
-_children: list[subprocess.Popen[bytes]] = []
+#: Each change is one step, and each look a copy: neither threads nor the handler of a signal lose one.
+_children: set[subprocess.Popen[bytes]] = set()
+#: When the children were told to end (`time.monotonic()`), at most once.
+_told: list[float] = []
 
 
 def fits_in_process(size: int, upload: Upload) -> bool:
@@ -57,23 +61,35 @@ def fits_in_process(size: int, upload: Upload) -> bool:
 
 def spawn(settings: Settings, corpus_id: str) -> subprocess.Popen[bytes]:
     """Start a child that reads the upload; it holds the lease itself and needs nobody to wait for it. When this process
-    ends in order, so does the child: what a supervisor then kills would count as lost."""
+    ends in order or is told to (`end_readers`), so is the child: what a supervisor then kills would count as lost."""
     child = subprocess.Popen(
         [sys.executable, "-m", "db.ingest", corpus_id],
         env={**os.environ, **environ_of(settings)},
         stdin=subprocess.DEVNULL,
     )
-    if not _children:
-        atexit.register(_end_children)
-    _children[:] = [*(other for other in _children if other.poll() is None), child]
+    _children.add(child)
+    if _told:
+        child.terminate()
+    for other in tuple(_children):
+        if other.poll() is not None:
+            _children.discard(other)
     return child
 
 
+def end_readers() -> None:
+    """Tell the children of this process to end, and those that it may start from now on. Waits for none, and may be called
+    in the handler of a signal."""
+    if not _told:
+        _told.append(time.monotonic())
+        for child in tuple(_children):
+            child.terminate()
+
+
+@atexit.register
 def _end_children() -> None:
-    for child in _children:
-        child.terminate()
-    until = time.monotonic() + _END_SECONDS
-    for child in _children:
+    end_readers()  # where no signal has come
+    until = _told[0] + _END_SECONDS
+    for child in tuple(_children):
         with suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, until - time.monotonic()))
 

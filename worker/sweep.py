@@ -341,10 +341,16 @@ class Sweeper:
 
 
 def main(settings: Settings) -> None:
-    """Sweep every `sweep_seconds` until SIGTERM or SIGINT."""
+    """Sweep every `sweep_seconds` until SIGTERM or SIGINT, which its readers are told at once: the step in hand may take as
+    long as a supervisor waits."""
     ended = threading.Event()
+
+    def end(*_: object) -> None:
+        ended.set()
+        ingest.end_readers()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, end)
     sweeper = Sweeper(
         settings=settings, database=create_engine(settings.database, pool_size=4), doorbell=Doorbell(settings)
     )

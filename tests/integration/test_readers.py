@@ -4,14 +4,19 @@ corpus that is ready stays so, and those that were killed are counted whoever ha
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from flask.testing import FlaskClient
@@ -91,6 +96,12 @@ def lapse(database: Engine) -> None:
         connection.exec_driver_sql("UPDATE corpora SET lease_until = 1 WHERE lease_until IS NOT NULL")
 
 
+def owned(database: Engine) -> bool:
+    """Whether a reader has an upload, and did not say that it ended."""
+    with database.begin() as connection:
+        return connection.exec_driver_sql("SELECT owner FROM corpora").scalar_one() is not None
+
+
 def take(database: Engine, corpus_id: str, owner: str) -> None:
     lapse(database)
     taken = transact(database, lambda connection: corpora.claim(connection, corpus_id, owner=owner, lease=30.0))
@@ -115,7 +126,8 @@ def child(settings: Settings, upload: str) -> Iterator[Start]:
 
 def begun(reader: subprocess.Popen[bytes]) -> None:
     assert reader.stdout is not None
-    assert reader.stdout.readline() == b"\n"
+    while (line := reader.stdout.readline()) != b"\n":  # a log
+        assert line, "it ended"
 
 
 def test_a_reader_whose_lease_lapsed_leaves_the_upload_to_its_successor(
@@ -467,6 +479,107 @@ sys.stdin.read()
     assert process.wait(60) == 0
     take(database, upload, "next")
     assert found(database, upload).readers_lost == 0
+
+
+#: A program that is started with CHILD as its readers.
+PROGRAM = """
+import os, subprocess, sys, threading
+from corpusmill.settings import settings_from
+start = subprocess.Popen
+subprocess.Popen = lambda command, **named: start([sys.executable, "-c", {script!r}, command[-1]], **named)
+{then}
+"""
+Program = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def program(settings: Settings) -> Iterator[Program]:
+    """Starts a program whose readers stand still once they have claimed an upload; it has a session of its own."""
+    environ, started = {**os.environ, **environ_of(settings)}, []
+
+    def start(then: str, pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+        script = CHILD.format(then="time.sleep(600)", first="")
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM.format(script=script, then=then)], env=environ, pass_fds=pass_fds,
+                stdout=subprocess.PIPE, start_new_session=True,
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for one in started:
+        end_session(one)
+        one.communicate()
+
+
+def end_session(program: subprocess.Popen[bytes]) -> None:
+    """As `up` does with what a program of its leaves behind."""
+    with suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_api_that_is_told_to_end_while_an_upload_waits_for_its_reader_ends_the_reader_in_order(
+    number: signal.Signals, database: Engine, settings: Settings, program: Program
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1/corpora"
+        api = program(
+            f"from cli.server import Server\nServer(settings_from(os.environ), 'fd://{listener.fileno()}').run()",
+            pass_fds=(listener.fileno(),),
+        )
+        headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+
+        def send() -> None:
+            with suppress(OSError):  # whether it is answered is not said here
+                urlopen(Request(url, gzip.compress(BODY), headers), timeout=60).close()
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        begun(api)
+        [corpus_id] = [path.name for path in settings.data_dir.glob("uploads/*")]
+        api.send_signal(number)
+        api.wait()
+        end_session(api)
+    sending.join()
+    assert found(database, corpus_id).status == "validating"
+    lapse(database)
+    Sweeper(settings=settings, database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    while found(database, corpus_id).status == "validating":
+        time.sleep(0.1)
+    assert found(database, corpus_id).readers_lost == 0
+    assert texts(settings, corpus_id) == ["a", "b"]
+
+
+def test_a_sweeper_that_is_told_to_end_tells_its_reader_before_it_waits_for_its_runs(
+    database: Engine, settings: Settings, upload: str, program: Program
+) -> None:
+    lapse(database)
+    sweeper = program("""
+import worker.sweep as sweep
+sweep.Runner.keep = lambda *_: threading.Event().wait()
+sweep._LEAVE_SECONDS = 600.0
+sweep.main(settings_from(os.environ))
+""")
+    begun(sweeper)
+    sweeper.terminate()
+    while owned(database):
+        time.sleep(0.1)
+    assert sweeper.poll() is None, "it waits"
+    assert found(database, upload).status == "validating"
+
+
+def test_a_reader_that_is_started_after_its_process_was_told_to_end_is_told_so(
+    database: Engine, upload: str, program: Program
+) -> None:
+    process = program(f"""
+import db.ingest as reader
+reader.end_readers()
+sys.exit(0 if reader.spawn(settings_from(os.environ), {upload!r}).wait() else 1)
+""")
+    assert process.wait() == 0
+    assert not owned(database)
 
 
 def test_a_run_starts_no_reader_while_another_reads_its_upload(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
