@@ -130,9 +130,9 @@ def test_so_does_one_that_has_not_beaten_yet_where_its_claim_shows_that_the_cloc
     assert expired(database, 0.01) == 0
     with database.begin() as connection:
         connection.exec_driver_sql("UPDATE shards SET started_at = started_at + 3600, lease_until = lease_until + 3600")
-    expired(database, 0.01)
+    lost = expired(database, 0.01)  # none as a rule, but on a busy machine as much may have gone by within
     time.sleep(0.05)
-    assert expired(database, 0.01) == 1
+    assert lost + expired(database, 0.01) == 1
     assert claim(database).key == held.key
 
 

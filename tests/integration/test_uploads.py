@@ -197,7 +197,7 @@ FAILURES = {
     OSError(errno.ENOMEM, "no memory"): (503, "resources_unavailable"),
     OSError(errno.EIO, "a fault"): (500, "internal"),
 }
-STAGES = {"claimed": "db.ingest._claim", "read": "db.ingest.ingest", "done": "db.planning.plan_waiting"}
+STAGES = {"claimed": "db.ingest._start", "read": "db.ingest.ingest", "done": "db.planning.plan_waiting"}
 
 
 @pytest.mark.parametrize("request_of", [upload, submit])
