@@ -78,6 +78,7 @@ def test_the_command_is_content_with_the_whole_alone_and_goes_on_where_it_was(tr
     assert (tree / "ran").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_the_command_keeps_the_failure_of_what_passes_later(tree: Path) -> None:
     (tree / "trouble").write_text("assert False")
     assert faults(tree) == 1
@@ -87,6 +88,7 @@ def test_the_command_keeps_the_failure_of_what_passes_later(tree: Path) -> None:
     assert "| passed, after 1 failure | passed |" in row(scoreboard(tree), "F1")
 
 
+@pytest.mark.slow
 def test_the_command_believes_no_run_that_ended_early_and_none_that_cannot_be_collected(tree: Path) -> None:
     (tree / "trouble").write_text("pytest.exit('enough', 3)")
     assert faults(tree) == 3

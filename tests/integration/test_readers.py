@@ -519,7 +519,7 @@ def end_session(program: subprocess.Popen[bytes]) -> None:
         os.killpg(program.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_api_that_is_told_to_end_while_an_upload_waits_for_its_reader_ends_the_reader_in_order(
     number: signal.Signals, database: Engine, settings: Settings, program: Program
 ) -> None:
