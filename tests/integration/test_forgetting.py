@@ -153,7 +153,7 @@ CUTS = [*(("transact", number) for number in range(1, 7)), ("remove_store", 1)]
 
 
 @pytest.mark.parametrize(("step", "number"), CUTS)
-@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("done", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
 def test_a_sweeper_that_is_killed_while_it_forgets_is_followed_by_one_that_goes_on(
     http: FlaskClient, database: Engine, tmp_path: Path, sweep: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
     step: str, number: int, *, done: bool,

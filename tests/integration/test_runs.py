@@ -289,7 +289,7 @@ STAGES = ["ledger.want", "ledger.mark_gone", "corpora.create", "jobs.create", "l
 
 
 @pytest.mark.parametrize("place", STAGES)
-@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("committed", [pytest.param(False, marks=pytest.mark.slow), True], ids=["before", "after"])
 def test_a_process_that_is_killed_anywhere_changes_nothing_of_the_outcome(
     world: World, place: str, committed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,8 +103,8 @@ def read_left(database: Engine, folder: Path) -> None:
     Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("commit", ["its row", "its lease", "its outcome"])
-@pytest.mark.parametrize("answered", [True, False], ids=["answered", "in doubt"])
+@pytest.mark.parametrize("commit", ["its row", pytest.param("its lease", marks=pytest.mark.slow), "its outcome"])
+@pytest.mark.parametrize("answered", [pytest.param(True, marks=pytest.mark.slow), False], ids=["answered", "in doubt"])
 def test_an_upload_whose_database_goes_away_after_a_commit_is_whole_when_it_is_sent_again(
     http: FlaskClient, database: Engine, outage: Outage, tmp_path: Path, commit: str, answered: bool
 ) -> None:
@@ -146,8 +146,8 @@ def back_in_time(outage: Outage, monkeypatch: pytest.MonkeyPatch, before: Callab
 
 
 @pytest.mark.parametrize("request_of", [upload, submit])
-@pytest.mark.parametrize("commit", ["its row", "its lease", "its outcome"])
-@pytest.mark.parametrize("answered", [True, False], ids=["answered", "in doubt"])
+@pytest.mark.parametrize("commit", ["its row", pytest.param("its lease", marks=pytest.mark.slow), "its outcome"])
+@pytest.mark.parametrize("answered", [pytest.param(True, marks=pytest.mark.slow), False], ids=["answered", "in doubt"])
 def test_what_is_refused_is_taken_back_whole_where_the_database_comes_back_in_time(
     http: FlaskClient, database: Engine, outage: Outage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     request_of: Callable[[FlaskClient], Any], commit: str, answered: bool,
