@@ -6,6 +6,7 @@ names are data.
 
 from __future__ import annotations
 
+import errno
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -70,8 +71,8 @@ def members(file: IO[bytes]) -> Iterator[Member]:
     """The files of an archive in the order of their names, each to be read before the next is asked for.
 
     Directories and what macOS adds (`__MACOSX/`, `.DS_Store`) are passed over. Raises InvalidRequest for a damaged or
-    encrypted archive, UnsupportedFormat for members of no known format, archives and packed files among them, and
-    TooLarge for too many members.
+    encrypted archive, UnsupportedFormat for members of no known format, archives and packed files among them, TooLarge for
+    too many members, and OSError where the machine cannot read them.
     """
     with _damage_refused():
         archive = zipfile.ZipFile(_Bounded(file))
@@ -113,4 +114,8 @@ def _damage_refused() -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError) as error:
+        # `zipfile` calls a disk that fails a file that is no archive; an offset that points nowhere is EINVAL, and damage.
+        for cause in (error, error.__context__):
+            if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):
+                raise cause from None
         raise InvalidRequest(f"The ZIP archive cannot be opened: {error}") from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ import pytest
 import zstandard
 
 from corpora import Encoding, Format, Limits, Options, Upload, read
+from corpora.archive import members
 from corpusmill.documents import Document, IngestError
 from corpusmill.errors import InvalidRequest, TooLarge, UnsupportedFormat
 
@@ -130,6 +133,24 @@ def test_an_archive_that_cannot_be_read_is_refused_by_name(data: bytes, error: t
     with pytest.raises(error, match=r"ZIP|In a\.csv") as refusal:
         read_all(data, Upload(Format.ZIP))
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize("method", ["read", "seek"])
+def test_a_disk_that_fails_is_no_fault_of_an_archive(method: str) -> None:
+    class Failing(io.BytesIO):
+        def read(self, *given: object) -> bytes:
+            return self._unless("read", *given)
+
+        def seek(self, *given: object) -> int:
+            return self._unless("seek", *given)
+
+        def _unless(self, called: str, *given: Any) -> Any:
+            if called == method:
+                raise OSError(errno.EIO, "as the disk says")
+            return getattr(super(), called)(*given)
+
+    with pytest.raises(OSError, match="as the disk says"):
+        list(members(Failing(zipped({"a.txt": b"a"}))))
 
 
 def test_an_encrypted_member_is_refused() -> None:
