@@ -15,6 +15,7 @@ from db.engine import Engine, create_engine, migrate
 from tests.databases import new_database
 from tests.integration.reuse_house import House
 from tests.integration.steps import loses_commits
+from tests.integration.unread import arrive
 from tests.integration.world import Shelf, World
 
 
@@ -60,6 +61,21 @@ def http(database: Engine, database_url: str, tmp_path: Path) -> Iterator[FlaskC
     yield app.test_client()
     app.extensions["corpusmill"].database.dispose()
     app.extensions["corpusmill"].doorbell.close()
+
+
+@pytest.fixture
+def settings(http: FlaskClient) -> Settings:
+    """What the API of this test was told."""
+    application: Any = http.application
+    found: Settings = application.extensions["corpusmill"].settings
+    return found
+
+
+@pytest.fixture
+def upload(database: Engine, settings: Settings) -> str:
+    """The id of an upload that has arrived whole, which nobody reads."""
+    arrive(database, settings, "corpus_x")
+    return "corpus_x"
 
 
 @pytest.fixture

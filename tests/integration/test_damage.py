@@ -16,20 +16,16 @@ from corpora import store_items
 from corpora.summary import read_summary
 from corpusmill.documents import Document, IngestError
 from corpusmill.errors import CorpusDamaged
-from corpusmill.settings import Settings, settings_from
+from corpusmill.settings import settings_from
 from corpusmill.shards import Slice
 from corpusmill.tasks import Task
 from db import corpora as rows
 from db import jobs
 from db.engine import Connection, Engine, reading, transact
-from db.workers import Description
+from tests.integration.programs import runner_of, sweep
 from tests.integration.steps import ECHO
-from tests.integration.test_races import Bell
-from tests.integration.test_references import Echo
-from worker.heartbeat import Heartbeat
 from worker.runner import Runner
 from worker.serving import serve
-from worker.sweep import Sweeper
 
 WORD = uuid4().hex
 DOCUMENTS = 8
@@ -78,16 +74,7 @@ def the(database: Engine, name: str) -> jobs.Job:
 
 
 def runner(database: Engine, folder: Path) -> Runner:
-    heartbeat = Heartbeat(
-        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
-        describe=lambda: Description(hostname="here", device="cpu", models=[]),
-    )  # fmt: skip
-    settings = settings_from({}, data_dir=folder, lease_seconds=60.0)
-    return Runner(database=database, settings=settings, models=Echo(), heartbeat=heartbeat)
-
-
-def sweep(database: Engine, folder: Path) -> None:
-    Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    return runner_of(database, settings_from({}, data_dir=folder, lease_seconds=60.0))
 
 
 def column(database: Engine, name: str, job: str) -> list[Any]:

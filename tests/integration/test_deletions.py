@@ -21,13 +21,7 @@ from corpusmill.texts import text_hash
 from db import files, ingest
 from db.engine import Engine, reading
 from db.tables import idempotency, jobs
-from db.workers import Description
-from tests.integration.test_races import Bell
-from tests.integration.test_references import Echo
-from worker.heartbeat import Heartbeat
-from worker.runner import Runner
-from worker.serving import serve
-from worker.sweep import Sweeper
+from tests.integration.programs import sweep, sweeper_of, work
 
 
 def test_a_deleted_corpus_is_gone_though_the_answer_to_its_commit_was_lost(
@@ -126,7 +120,7 @@ def test_what_was_deleted_while_somebody_read_leaves_the_disk_at_a_later_sweep(
 
     word = uuid4().hex
     made = http.post("/api/v1/jobs", json=JOB | {"name": word}).get_json()
-    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    sweeper = sweeper_of(database, Settings(data_dir=tmp_path))
     with reading(database) as connection:
         connection.execute(select(jobs.c.name)).all()
         assert http.delete(f"/api/v1/jobs/{made['id']}").status_code == 204
@@ -167,15 +161,6 @@ def tables_with(database: Engine, *words: bytes) -> set[str]:
 def files_with(folder: Path, *words: bytes) -> set[str]:
     whole = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {name for name, content in whole.items() if any(word in content for word in words)}
-
-
-def work(database: Engine, folder: Path) -> None:
-    """Every shard that waits, by a worker."""
-    heartbeat = Heartbeat(
-        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
-        describe=lambda: Description(hostname="here", device="cpu", models=[]),
-    )  # fmt: skip
-    serve(Runner(database=database, settings=Settings(data_dir=folder), models=Echo(), heartbeat=heartbeat))
 
 
 @pytest.mark.parametrize("dropped", [True, False])
@@ -240,7 +225,7 @@ def test_nothing_is_left_of_a_text_when_what_it_came_with_is_deleted_once_a_swee
     assert not files_with(tmp_path / "corpora", *words)
     other.join()
     assert [each["status"] for each in http.get("/api/v1/jobs").get_json()["data"]] == ["completed"]
-    Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    sweep(database, tmp_path)
     assert tables_with(database, *words) == set()
     assert files_with(tmp_path, *words) == set()
     said = capfd.readouterr()

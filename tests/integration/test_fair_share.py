@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_up import Up, end, eventually, start
+from tests.integration.up import Up, end, eventually, start
 
 WORKERS = 2
 SHARD = 10

@@ -19,10 +19,9 @@ from corpusmill.settings import Settings
 from db import backup, files, forgetting, references, restore
 from db.engine import Engine, create_engine, reading
 from db.tables import corpora, jobs
-from tests.integration.test_deletions import work
-from tests.integration.test_races import Bell
+from tests.integration import programs
+from tests.integration.programs import work
 from tests.integration.world import Killed
-from worker.sweep import Sweeper
 
 TEXTS = [f"{number} of them." for number in range(10)]
 
@@ -53,7 +52,7 @@ def sweep(database: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worker.sweep._FORGETTING_SECONDS", 60.0)
 
     def once() -> None:
-        Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+        programs.sweep(database, tmp_path)
 
     return once
 
@@ -218,7 +217,7 @@ def test_a_backup_takes_documents_that_wait_and_the_system_restored_from_it_forg
     restore.restore(there, place)
     restored = create_engine(there.database)
     assert outputs(restored) == 10
-    Sweeper(settings=there, database=restored, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    programs.sweep(restored, there.data_dir)
     assert (outputs(restored), waits(there.data_dir), list((there.data_dir / "corpora").iterdir())) == (0, [], [])
     restored.dispose()
 

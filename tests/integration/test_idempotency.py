@@ -9,11 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 
-from corpusmill.settings import Settings
 from db.engine import Engine, reading
 from db.tables import idempotency
-from tests.integration.test_races import Bell
-from worker.sweep import Sweeper
+from tests.integration import programs
 
 HOUR = 3600.0
 CORPUS = {"data": b'{"text": "a"}\n', "content_type": "application/x-ndjson"}
@@ -25,7 +23,7 @@ def sweep(database: Engine, tmp_path: Path) -> Callable[[], None]:
     """Every step of a sweeper that has just been started, what is done every ten minutes too."""
 
     def once() -> None:
-        Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+        programs.sweep(database, tmp_path)
 
     return once
 

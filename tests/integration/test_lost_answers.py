@@ -12,7 +12,7 @@ import api.jobs
 from api.idempotency import first_answer
 from db import corpora
 from db.engine import Connection, Engine
-from tests.integration.test_deletions import work
+from tests.integration.programs import work
 
 
 @pytest.mark.parametrize("move", ["pause", "resume", "cancel", "retry"])

@@ -11,32 +11,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
-from corpusmill.tasks import Params, Task
 from db import jobs, runs
 from db.engine import Engine, reading, transact
-from db.workers import Description
 from pipeline.ticking import tick
-from worker.engines.echo import EchoEngine
-from worker.heartbeat import Heartbeat
-from worker.runner import Runner
+from tests.integration.programs import runner_of
 from worker.serving import serve
 
 PLACES = '[databases.shop]\nurl = "sqlite:////nowhere/shop.sqlite3"\n'
-
-
-class Echo:
-    """The models of a worker that has but one."""
-
-    def get(self, info: ModelInfo, task: Task, params: Params) -> EchoEngine:
-        return EchoEngine(info)
-
-    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
-        return True
-
-    def loaded(self) -> frozenset[tuple[str, str]]:
-        return frozenset()
 
 
 @pytest.fixture
@@ -91,11 +73,7 @@ def change(database: Engine, table: str, id: str, column: str, *, at: tuple[str,
 
 
 def work(database: Engine, settings: Settings) -> None:
-    heartbeat = Heartbeat(
-        engine=database, worker_id="worker", lease=60.0, drain_flag=None,
-        describe=lambda: Description(hostname="here", device="cpu", models=[]),
-    )  # fmt: skip
-    serve(Runner(database=database, settings=settings, models=Echo(), heartbeat=heartbeat))
+    serve(runner_of(database, settings))
 
 
 @pytest.mark.parametrize("at", [("invented",), ("generation", "invented")])

@@ -20,23 +20,9 @@ from corpusmill.shards import Slice
 from corpusmill.status import Status
 from db import corpora, files, ingest, jobs, losses, metrics, shards
 from db.engine import Engine, clock_of, migrate, reading, settle, transact
+from tests.integration.moves import ask, finish, rows, stored
+from tests.integration.programs import sweep, sweeper_of
 from tests.integration.steps import a_job, claim, the_job
-from tests.integration.test_job_moves import ask, finish, rows, stored
-from worker.sweep import Sweeper
-
-
-class Bell:
-    """A doorbell that nobody hears."""
-
-    def depth(self) -> int:
-        return 0
-
-    def ring(self, shard_ids: Any) -> int:
-        return len(shard_ids)
-
-
-def sweep(database: Engine, folder: Path) -> None:
-    Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
 
 
 def test_a_sweeper_that_is_to_end_begins_no_further_step(database: Engine, tmp_path: Path) -> None:
@@ -46,7 +32,7 @@ def test_a_sweeper_that_is_to_end_begins_no_further_step(database: Engine, tmp_p
         asked.append(True)
         return len(asked) > 2
 
-    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    sweeper = sweeper_of(database, Settings(data_dir=tmp_path))
     sweeper.sweep(ended)
     assert len(asked) == 3, "the first two of its steps"
 
@@ -56,7 +42,7 @@ def test_no_worker_is_robbed_because_the_clock_was_set_on(
 ) -> None:
     a_job(database)
     held = claim(database)
-    sweeper = Sweeper(settings=Settings(data_dir=tmp_path), database=database, doorbell=Bell())  # type: ignore[arg-type]
+    sweeper = sweeper_of(database, Settings(data_dir=tmp_path))
     sweeper.sweep()
     monkeypatch.setattr("worker.sweep.clock_of", lambda connection: clock_of(connection) + 3600.0)
     with database.begin() as connection:

@@ -18,14 +18,10 @@ from flask.testing import FlaskClient
 from api.app import create_app
 from broker.doorbell import Doorbell
 from corpusmill.errors import Conflict
-from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings
-from corpusmill.tasks import Params, Task
 from db import backup, corpora, jobs, metrics, references, rescoring, restore
 from db.engine import Engine, create_engine, migrate, reading, transact
-from db.workers import Description
-from worker.engines.echo import EchoEngine
-from worker.heartbeat import Heartbeat
+from tests.integration.programs import runner_of
 from worker.runner import Runner
 from worker.serving import serve
 from worker.sweep import Sweeper
@@ -36,19 +32,6 @@ TEXTS = [
 ]
 #: What is left out of comparisons: how long a run took.
 CLOCKED = ("documents_per_second", "tokens_per_second", "device_busy_share", "seconds/")
-
-
-class Echo:
-    """The models of a worker that has but one."""
-
-    def get(self, info: ModelInfo, task: Task, params: Params) -> EchoEngine:
-        return EchoEngine(info)
-
-    def has(self, info: ModelInfo, task: Task, params: Params) -> bool:
-        return True
-
-    def loaded(self) -> frozenset[tuple[str, str]]:
-        return frozenset()
 
 
 @dataclass
@@ -87,11 +70,7 @@ class System:
         serve(self.runner())
 
     def runner(self) -> Runner:
-        heartbeat = Heartbeat(
-            engine=self.database, worker_id="worker", lease=60.0, drain_flag=None,
-            describe=lambda: Description(hostname="here", device="cpu", models=[]),
-        )  # fmt: skip
-        return Runner(database=self.database, settings=self.settings, models=Echo(), heartbeat=heartbeat)
+        return runner_of(self.database, self.settings)
 
     def sweep(self) -> None:
         Sweeper(settings=self.settings, database=self.database, doorbell=Doorbell(self.settings))._evaluate()

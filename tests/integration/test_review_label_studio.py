@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.review import Reviewers
 from tests.environments import environment
-from tests.integration.test_review_tools import chosen, opened, places, row
+from tests.integration.asking import chosen, opened, places, row
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3_600)]
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

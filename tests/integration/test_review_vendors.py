@@ -17,8 +17,8 @@ from pipeline.review.label_config import parse_config
 from pipeline.review.label_studio import LabelStudio, task_of
 from pipeline.review.vendor import Validator
 from tests.environments import environment
+from tests.integration.asking import argilla, chosen, opened, places, row, studio
 from tests.integration.labelling_peers import CONFIG, ArgillaPeer, LabelStudioPeer
-from tests.integration.test_review_tools import argilla, chosen, opened, places, row, studio
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
 VENDORS = Path(__file__).parents[1] / "vendors"

@@ -21,8 +21,8 @@ from db import corpora, jobs, losses, results, turns
 from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import Selection
 from db.workers import Description
+from tests.integration.programs import sweep
 from tests.integration.steps import loses_commits
-from tests.integration.test_races import sweep
 from worker.engines.base import More, Step, Usage, Work
 from worker.heartbeat import Heartbeat
 from worker.runner import Runner

@@ -21,9 +21,7 @@ from db import corpora, files, ingest
 from db.engine import Engine, reading, transact
 from db.tables import corpora as corpus_table
 from db.tables import idempotency, jobs
-from tests.integration.test_deletions import work
-from tests.integration.test_races import Bell
-from worker.sweep import Sweeper
+from tests.integration.programs import sweep, work
 
 BODY = b'{"text": "a"}\n{"text": "b"}\n'
 KEY = {"Idempotency-Key": "once"}
@@ -100,7 +98,7 @@ def read_left(database: Engine, folder: Path) -> None:
         ingest.run(database, Settings(data_dir=folder), corpus_id)
     for path in (folder / "uploads").iterdir():
         os.utime(path, (1, 1))
-    Sweeper(settings=Settings(data_dir=folder), database=database, doorbell=Bell()).sweep()  # type: ignore[arg-type]
+    sweep(database, folder)
 
 
 @pytest.mark.parametrize("commit", ["its row", pytest.param("its lease", marks=pytest.mark.slow), "its outcome"])

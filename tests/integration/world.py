@@ -115,6 +115,10 @@ class World:
         with reading(self.database) as connection:
             return runs.get(connection, run_id)
 
+    def job_of(self, run_id: str) -> jobs.Job:
+        with reading(self.database) as connection:
+            return jobs.get(connection, self.run(run_id).job_id or "")
+
     def runs(self, schedule: Schedule) -> list[Run]:
         with reading(self.database) as connection:
             return runs.page(connection, schedule.key, before=None, limit=100)[::-1]
