@@ -73,6 +73,7 @@ def upload(query: UploadQuery) -> Response:
     kind = upload_of(file.content_type, file.encoding, file.filename)
     corpus_id = new_id("corpus")
     path = rows.upload_path(here.data_dir, corpus_id)
+    files.make_folders(here.database, here.data_dir)
     received = uploads.receive(file, path, most=most)
     once = idempotency_of(request, f"{kind.format} {kind.encoding} {received.sha256}")
 
@@ -192,6 +193,7 @@ def _attach(corpus_id: str, *, keep: bool) -> dict[str, Any]:
     kind = upload_of(file.content_type, file.encoding, file.filename)
     if kind.format is not Format.JSONL:
         raise UnsupportedFormat("References are JSON Lines: send them as `Content-Type: application/x-ndjson`.")
+    files.make_folders(here.database, here.data_dir)
     body = rows.upload_path(here.data_dir, new_id("references"))
     try:
         uploads.receive(file, body, most=most)

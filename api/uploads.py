@@ -16,7 +16,7 @@ from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
-from corpora.disk import full_disk_refused
+from corpora.disk import full_disk_refused, synced
 from corpusmill.errors import InvalidRequest, TooLarge
 
 _PIECE = 1 << 20
@@ -63,12 +63,11 @@ def incoming(request: Request, *, most: int) -> Incoming:
 
 
 def receive(file: Incoming, path: Path, *, most: int) -> Received:
-    """Write a file to `path`, which exists only once it is whole and on the disk.
+    """Write a file to `path`, which exists only once it is whole and on the disk, in a directory that is there.
 
     Raises TooLarge beyond `most` bytes, StorageFull.
     """
     partial = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     try:
         with full_disk_refused(), partial.open("wb") as stored:
@@ -81,6 +80,7 @@ def receive(file: Incoming, path: Path, *, most: int) -> Received:
             stored.flush()
             os.fsync(stored.fileno())
         partial.rename(path)
+        synced(path.parent)
     finally:
         partial.unlink(missing_ok=True)
     return Received(bytes=size, sha256=digest.hexdigest())

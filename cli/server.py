@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 
 from corpusmill.settings import Settings
@@ -71,7 +72,14 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         from api.app import create_app
+        from api.problems import problem
         from corpusmill import logs
 
         logs.configure(self._settings)
-        return create_app(self._settings)
+        app = create_app(self._settings)
+        # gunicorn comes upon the chunks of a body when a request reads them
+        app.register_error_handler(
+            ParseException,
+            lambda _: problem(400, "Bad Request", "The chunks of the body are not well-formed.", "bad_request"),
+        )
+        return app

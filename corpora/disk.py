@@ -1,4 +1,4 @@
-"""What a disk that takes nothing more is called, whoever meets it, and which disk is full.
+"""What a disk that takes nothing more is called, whoever meets it, which disk is full, and when it has something for good.
 
 Knows error numbers and free space. Must not know what was being written.
 """
@@ -6,6 +6,7 @@ Knows error numbers and free space. Must not know what was being written.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,15 @@ def full_disk_refused() -> Iterator[None]:
             "The disk holding the data directory takes nothing more: it is full, or read-only after a fault. Delete corpora "
             "or jobs that are no longer needed, or give it more room, and send the file again."
         ) from error
+
+
+def synced(path: Path) -> None:
+    """Wait until a file, or a directory's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def written_to(settings: Settings) -> Mapping[str, Path]:

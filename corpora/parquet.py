@@ -5,6 +5,7 @@ Knows how the values of a batch are made without taking too much memory. Must no
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -54,7 +55,8 @@ def read_parquet(file: IO[bytes], budget: Budget, options: Options, start: int =
     """Documents and errors in the order of the rows; positions count from `start`, and `line` is the row, from 1.
 
     Values are counted against `budget` before they are made. Raises InvalidRequest where the file is damaged or its
-    columns cannot be used, TooLarge where it expands beyond the limits or its pages do not fit memory.
+    columns cannot be used, TooLarge where it expands beyond the limits or its pages do not fit memory, and
+    OSError where the machine cannot read it.
     """
     size = file.seek(0, 2)
     check_footer(file, size)
@@ -69,6 +71,9 @@ def read_parquet(file: IO[bytes], budget: Budget, options: Options, start: int =
                 position += 1
             yield item
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # Arrow passes on what the disk says; of its own errors none has such a number but for an offset that points nowhere.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise damaged(f"{str(error)[:200] or type(error).__name__}") from error
 
 

@@ -18,7 +18,7 @@ from typing import IO, Self
 
 import numpy as np
 
-from corpora.disk import full_disk_refused
+from corpora.disk import full_disk_refused, synced
 from corpora.formats import Upload
 from corpora.options import Options
 from corpora.store import INDEX_TYPE, SIZE_TYPE
@@ -69,7 +69,8 @@ class _Lines:
 class StoreWriter:
     """Writes the corpus that shall be at `target`; a context manager that leaves nothing unless `finish` was reached.
 
-    Raises Conflict where there is something at `target` already, StorageFull where the disk is full.
+    Raises Conflict where there is something at `target` already, StorageFull where the disk is full, and FileNotFoundError
+    where the directory is not there in which `target` shall be: a file system may not be mounted.
     """
 
     def __init__(self, target: Path) -> None:
@@ -77,7 +78,7 @@ class StoreWriter:
         self._refuse_existing()
         self._partial = target.with_name(f"{target.name}{_PARTIAL}{secrets.token_hex(8)}")
         with full_disk_refused():
-            self._partial.mkdir(parents=True)
+            self._partial.mkdir()
         try:
             with full_disk_refused():
                 self._documents = _Lines(self._partial, "documents")
@@ -162,15 +163,15 @@ class StoreWriter:
                 file.flush()
                 os.fsync(file.fileno())
             write_summary(summary, self._partial / "corpus.json")
-            _sync(self._partial / "corpus.json")
-            _sync(self._partial)
+            synced(self._partial / "corpus.json")
+            synced(self._partial)
             self._refuse_existing()
             try:
                 self._partial.rename(self.target)
             except OSError:
                 self._refuse_existing()  # put there since we looked
                 raise
-            _sync(self.target.parent)
+            synced(self.target.parent)
         self._close()
         return summary
 
@@ -239,14 +240,6 @@ def _at_work(partial: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _utf8_size(text: str) -> int:

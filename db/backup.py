@@ -21,12 +21,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 
+from corpora.disk import synced
 from corpusmill import __version__
 from corpusmill.errors import Conflict, InvalidSettings
 from corpusmill.settings import Settings
 from db import forgetting
 from db.corpora import store_directory, upload_path
-from db.dumps import DUMPS, Dialect, Snapshot, dialect_of, snapshot, synced
+from db.dumps import DUMPS, Dialect, Snapshot, dialect_of, snapshot
 
 MANIFEST = "manifest.json"
 _FORMAT = 1

@@ -18,6 +18,7 @@ from typing import Literal
 import sqlalchemy
 from sqlalchemy import select
 
+from corpora.disk import synced
 from corpusmill.errors import Conflict, DatabaseUnavailable, InvalidSettings
 from db.engine import create_engine, reading, revision_of, translated
 from db.tables import corpora, forgetting
@@ -157,15 +158,6 @@ def load(url: str, dump: Path, settle: Callable[[str], None]) -> None:
     finally:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{aside}{suffix}").unlink(missing_ok=True)
-
-
-def synced(path: Path) -> None:
-    """Wait until a file, or a directory's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _run(url: str, program: str, *arguments: str) -> None:

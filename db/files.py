@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import structlog
 from sqlalchemy import Connection, select
 
 from corpora import remove_store
+from corpora.disk import full_disk_refused
 from corpusmill.errors import Conflict, CorpusDamaged, DatabaseUnavailable, NotFound, ResourcesUnavailable
 from db import corpora as corpus_rows
-from db import forgetting, idempotency, jobs
+from db import forgetting, idempotency, jobs, runs
 from db.corpora import Corpus, store_directory, upload_path
 from db.engine import Engine, reading, transact
 from db.tables import corpora
@@ -27,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 #: A file without a row may be one whose row is about to be committed: only older ones are orphans.
 ORPHAN_SECONDS = 3_600.0
+_AT_ONCE = 1_000
 
 
 def gone(data_dir: Path, corpus_id: str) -> CorpusDamaged:
@@ -39,6 +41,26 @@ def gone(data_dir: Path, corpus_id: str) -> CorpusDamaged:
             str(folder),
         )
     return CorpusDamaged(f"Files of {corpus_id} are no longer in the data directory; upload the corpus again.")
+
+
+def make_folders(database: Engine, data_dir: Path) -> None:
+    """Make the folders of uploads and of corpora where there are none yet.
+
+    Raises ResourcesUnavailable where the folder of all corpora is missing though there are some: its file system is not
+    mounted, which would hide what is put there until it is, and an empty folder would look as if all of them were lost.
+    """
+    stores = data_dir / "corpora"
+    if not stores.exists():
+        with reading(database) as connection:
+            if connection.scalar(select(corpora.c.key).limit(1)) is not None:
+                raise _unmounted()
+    with full_disk_refused():
+        for folder in (stores, data_dir / "uploads"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def _unmounted() -> ResourcesUnavailable:
+    return ResourcesUnavailable("The folder of all corpora is not there now: is its file system mounted?")
 
 
 def remove_corpus(data_dir: Path, corpus_id: str) -> None:
@@ -90,9 +112,7 @@ def expected(database: Engine, data_dir: Path, corpus_id: str) -> Iterator[None]
         try:
             raise gone(data_dir, corpus_id) from missing
         except FileNotFoundError as error:
-            raise ResourcesUnavailable(
-                "The folder of all corpora is not there now: is its file system mounted?"
-            ) from error
+            raise _unmounted() from error
 
 
 def remove_job(database: Engine, data_dir: Path, job_id: str, *, expired_only: bool = False) -> None:
@@ -136,19 +156,28 @@ def _remove(
 
 def remove_read(connection: Connection, data_dir: Path) -> None:
     """Delete uploads, not new, of corpora that are read: their reader was cut off before it could."""
-    found = _old(data_dir / "uploads")
-    query = select(corpora.c.id).where(corpora.c.id.in_(found), corpora.c.status != "validating")
-    for corpus_id in connection.scalars(query) if found else ():
-        upload_path(data_dir, corpus_id).unlink(missing_ok=True)
+    for some in _parts(_old(data_dir / "uploads")):
+        query = select(corpora.c.id).where(corpora.c.id.in_(some), corpora.c.status != "validating")
+        for corpus_id in connection.scalars(query):
+            upload_path(data_dir, corpus_id).unlink(missing_ok=True)
 
 
 def orphans(connection: Connection, data_dir: Path) -> list[str]:
-    """Ids of corpora that have files, not new, but no row: an upload or a deletion was cut off."""
-    found = _old(data_dir / "uploads") | _old(data_dir / "corpora")
-    if not found:
-        return []
-    known = set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(found))))
-    return sorted(found - known - set(forgetting.waiting(connection)))
+    """Ids of corpora that have files, not new, but no row: an upload or a deletion was cut off. The files of a run that has
+    not ended are none: reading its source may take hours, and nothing may be written meanwhile."""
+    left = _old(data_dir / "uploads") | _old(data_dir / "corpora")
+    for some in _parts(left):
+        left -= set(connection.scalars(select(corpora.c.id).where(corpora.c.id.in_(some))))
+    left -= set(forgetting.waiting(connection))
+    read = {runs.corpus_of(run_id) for run_id in runs.unfinished(connection)} if left else ()
+    return sorted(corpus_id for corpus_id in left if corpus_id.partition("-")[0] not in read)
+
+
+def _parts(ids: Set[str]) -> Iterator[list[str]]:
+    """Of any number of ids as many at a time as a statement takes parameters."""
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), _AT_ONCE):
+        yield ordered[start : start + _AT_ONCE]
 
 
 def _old(folder: Path) -> set[str]:

@@ -25,12 +25,12 @@ from typing import Any
 import structlog
 
 from corpora import Encoding, Format, IngestSummary, Limits, Options, ReaderKilled, Store, Upload, ingest, remove_store
+from corpora.disk import synced
 from corpusmill.documents import IngestError
 from corpusmill.errors import Conflict, CorpusDamaged, CorpusmillError, DatabaseUnavailable, NotFound, StorageFull
 from corpusmill.settings import Settings, environ_of, settings_from
-from db import corpora, planning
+from db import corpora, files, planning
 from db.corpora import Corpus, store_directory, upload_path
-from db.dumps import synced
 from db.engine import Connection, Engine, create_engine, reading, transact
 
 log = structlog.get_logger(__name__)
@@ -134,11 +134,11 @@ def run(
 def run_inline(database: Engine, settings: Settings, corpus_id: str, body: bytes) -> None:
     """Make a ready corpus of the JSON lines that came in the body of a job.
 
-    Raises OSError and StorageFull where the disk does not take it, and DatabaseUnavailable. The caller then takes back what
-    is there by then (`db.files.take_back`).
+    Raises OSError, StorageFull and ResourcesUnavailable where the disk does not take it, and DatabaseUnavailable. The caller
+    then takes back what is there by then (`db.files.take_back`).
     """
     path = upload_path(settings.data_dir, corpus_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folders(database, settings.data_dir)
     path.write_bytes(body)
     transact(
         database,
@@ -175,8 +175,8 @@ def _outcome(settings: Settings, corpus: Corpus) -> dict[str, Any]:
     except StorageFull:
         raise  # nothing is wrong with the upload: it is read again when there is room
     except FileNotFoundError:
-        upload = upload_path(settings.data_dir, corpus.id)
-        if upload.exists() or not upload.parent.exists():
+        upload, store = upload_path(settings.data_dir, corpus.id), store_directory(settings.data_dir, corpus.id)
+        if upload.exists() or not (upload.parent.exists() and store.parent.exists()):
             raise  # something else is missing: a temporary directory, a file system that is not mounted
         return _rejected("upload_lost", "The upload was not kept: send it again.")
     except CorpusmillError as error:
@@ -198,14 +198,14 @@ def _stored(settings: Settings, corpus: Corpus) -> IngestSummary:
     """What the corpus's store holds, which is made where there is none. A store that is there stays: it is whole, and its
     reader was cut off before it could say so, or has said so and documents are being read from it."""
     target = store_directory(settings.data_dir, corpus.id)
+    there = target.exists()  # asked before: a store that comes now is another reader's
     try:
         return _in_place(target)
-    except NotFound:
-        pass
-    except CorpusDamaged:
-        if not upload_path(settings.data_dir, corpus.id).exists():
-            raise
-        remove_store(target)  # by the disk: it was whole when it was put there, and can be made again
+    except (NotFound, CorpusDamaged):
+        if there:  # damaged by the disk: it was whole when it was put there, and can be made again
+            if not upload_path(settings.data_dir, corpus.id).exists():
+                raise
+            remove_store(target)
     limits = Limits(
         max_upload_bytes=settings.max_upload_bytes,
         max_document_bytes=settings.max_document_bytes,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from sqlalchemy import delete, select, update
 
+from corpora.disk import synced
 from corpusmill.errors import Conflict, CorpusmillError, InvalidSettings
 from corpusmill.settings import Settings
 from corpusmill.status import Intent
 from db.backup import Manifest, read_manifest, same_file, sha256_of, weigh
-from db.dumps import DUMPS, dialect_of, load, require_empty, synced
+from db.dumps import DUMPS, dialect_of, load, require_empty
 from db.engine import Connection, create_engine, knows, settle, transact
 from db.tables import corpora, jobs, shards, workers
 

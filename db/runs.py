@@ -195,6 +195,11 @@ def has_slot(connection: Connection, schedule_key: int, fire_time: float) -> boo
     return connection.scalar(query) is not None
 
 
+def corpus_of(run_id: str) -> str:
+    """The id of the corpus that a run makes of what it reads; the files of its attempts are called `ID-ATTEMPT`."""
+    return "corpus_" + run_id.removeprefix("run_")
+
+
 def request_cancel(connection: Connection, schedule_key: int) -> None:
     """Cancel what has not ended of a schedule: what nobody has begun now, the rest when it is next looked at."""
     mine = runs.c.schedule_key == schedule_key

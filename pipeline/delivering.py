@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corpora import Store
-from db import jobs, ledger, results, runs, schedules
+from db import files, jobs, ledger, results, runs, schedules
 from db.corpora import store_directory
 from db.engine import Connection, reading
 from db.jobs import Job
@@ -76,7 +76,8 @@ def rows_of(work: Work, run: Run, job: Job | None) -> Iterator[Delivered]:
     """The documents of a run with the results of its job, by position, a page at a time."""
     if job is None:
         return
-    store = Store(store_directory(work.settings.data_dir, job.corpus_id))
+    with files.expected(work.database, work.settings.data_dir, job.corpus_id):
+        store = Store(store_directory(work.settings.data_dir, job.corpus_id))
     for page in _pages(work, job, len(store)):
         work.go_on()
         if not page:

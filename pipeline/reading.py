@@ -15,12 +15,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from corpora.disk import synced
 from corpora.values import MAX_ID
 from corpusmill.documents import TOO_LONG_FIELD
 from corpusmill.errors import PlaceFault
 from corpusmill.schedules import CorpusSource, ScheduleDefinition
 from corpusmill.texts import text_hash
-from db import corpora, ledger, runs
+from db import corpora, files, ledger, runs
 from db import schedules as schedule_rows
 from db.corpora import upload_path
 from db.engine import Connection, reading
@@ -167,9 +168,10 @@ def read(work: Work, open_source: OpenSource) -> Step:
         schedule = schedule_rows.get(connection, run.schedule_id)
         number = ledger.next_number(connection, run.schedule_key)
     scan = _Scan(work=work, scope=scope, relabel=definition.on_new_revision == "relabel", first=number, number=number)
-    corpus_id = "corpus_" + run.id.removeprefix("run_")
+    corpus_id = runs.corpus_of(run.id)
     path = upload_path(work.settings.data_dir, corpus_id)
     since = None if _from_the_start(definition, schedule.position, scope) else schedule.position
+    files.make_folders(work.database, work.settings.data_dir)
     upload = _write(path, _taken(scan, source, since), most=work.settings.max_document_bytes, attempt=run.attempt)
     if source.complete:
         scan.look_for_gone(1.0 if isinstance(definition.source, CorpusSource) else definition.source.most_gone)
@@ -193,7 +195,7 @@ def read(work: Work, open_source: OpenSource) -> Step:
             connection, id=corpus_id, name=definition.name, format="jsonl", encoding=None, bytes=upload.bytes,
             sha256=upload.sha256, options=FIELDS if upload.pairs else FIELDS | {"text_pair_field": None}, inline=True,
         )  # fmt: skip
-        runs.advance(connection, work.held, **values)
+        runs.advance(connection, work.held, stage="label", **values)  # at once: the corpus may be read from now on
 
     work.write(keep)
     return Step(stage="label", values=values)
@@ -230,7 +232,6 @@ def _write(path: Path, documents: Iterable[SourceDocument], *, most: int, attemp
 
     Raises PlaceFault where some have a second text and others have none: a job is over the one or the other.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}-{attempt}.part")
     digest, upload = hashlib.sha256(), _Upload()
     first = ""
@@ -252,6 +253,7 @@ def _write(path: Path, documents: Iterable[SourceDocument], *, most: int, attemp
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+    synced(path.parent)
     upload.sha256 = digest.hexdigest()
     return upload
 

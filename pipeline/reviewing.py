@@ -16,7 +16,7 @@ import structlog
 from corpusmill.errors import Conflict, NotFound, PlaceFault
 from corpusmill.ids import new_id
 from corpusmill.schedules import Review
-from db import ledger, references, reviews, runs
+from db import files, ledger, references, reviews, runs
 from db.corpora import upload_path
 from db.engine import reading
 from db.reviews import Pair, Sent
@@ -101,7 +101,7 @@ def _new(work: Work, batch: Sequence[Answer]) -> tuple[dict[Pair, tuple[Any, flo
 
 def _attach(work: Work, corpus_id: str, labels: Mapping[str, Any]) -> None:
     body = upload_path(work.settings.data_dir, new_id("references"))
-    body.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folders(work.database, work.settings.data_dir)
     try:
         with body.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps({"id": id_, "reference": label}) + "\n" for id_, label in labels.items())

@@ -259,7 +259,7 @@ class Sweeper:
             files.remove_job(self.database, self.settings.data_dir, job_id, expired_only=True)
         for corpus_id in old_corpora:
             transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
-            files.remove_corpus(self.settings.data_dir, corpus_id)
+            self._remove_files(corpus_id)
         if old_jobs or old_corpora:
             log.info("retired", jobs=old_jobs, corpora=old_corpora)
 
@@ -284,25 +284,53 @@ class Sweeper:
         if time.monotonic() - self._tidied < _TIDY_SECONDS and self._tidied:
             return
         self._tidied = time.monotonic()
+        for step in (
+            self._forget_workers, self._forget_keys, self._forget_outputs, self._forget_runs, self._remove_partials,
+            self._remove_strays, self._remove_superseded, self._remove_abandoned, self._remove_read, self._remove_orphans,
+        ):  # fmt: skip
+            self._attempt(step)
+
+    def _forget_workers(self) -> None:
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))
+
+    def _forget_keys(self) -> None:
         transact(self.database, idempotency.forget_old)
-        self._forget_outputs()
-        self._forget_runs()
+
+    def _remove_partials(self) -> None:
         remove_partials(self.settings.data_dir / "corpora")
+
+    def _remove_strays(self) -> None:
         forgetting.remove_strays(self.database, self.settings.data_dir)
+
+    def _remove_superseded(self) -> None:
         references.remove_superseded(self.database, self.settings.data_dir, older=files.ORPHAN_SECONDS)
+
+    def _remove_abandoned(self) -> None:
+        """Documents of jobs that never were."""
         with reading(self.database) as connection:
             abandoned = corpora.abandoned(connection, older=files.ORPHAN_SECONDS)
         for corpus_id in abandoned:
             log.info("removing documents of a job that never was", corpus=corpus_id)
             transact(self.database, lambda connection, corpus_id=corpus_id: corpora.remove(connection, corpus_id))  # type: ignore[misc]
-            files.remove_corpus(self.settings.data_dir, corpus_id)
+            self._remove_files(corpus_id)
+
+    def _remove_read(self) -> None:
         with reading(self.database) as connection:
             files.remove_read(connection, self.settings.data_dir)
+
+    def _remove_orphans(self) -> None:
+        with reading(self.database) as connection:
             left = files.orphans(connection, self.settings.data_dir)
         for corpus_id in left:
             log.info("removing files without a corpus", corpus=corpus_id)
+            self._remove_files(corpus_id)
+
+    def _remove_files(self, corpus_id: str) -> None:
+        """Files that cannot be removed now are orphans later."""
+        try:
             files.remove_corpus(self.settings.data_dir, corpus_id)
+        except OSError as error:
+            log.error("files are not removed", corpus=corpus_id, exc_info=error)
 
     def _settle(self) -> None:
         """Whoever deletes empties the log once, and cannot where others are at work in that moment. It is not asked who that

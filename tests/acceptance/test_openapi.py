@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,15 @@ def test_every_answer_is_one_that_the_document_describes(stack: Stack, tmp_path:
     assert ended.returncode == 0, ended.stdout[-8_000:] + ended.stderr[-2_000:]
     operations = sum(len(item) for item in stack.http.get("/openapi.json").json()["paths"].values())
     assert f"Tested: {operations}\n" in ended.stdout, ended.stdout
+
+
+@pytest.mark.parametrize("chunks", [b"zz\r\nabc\r\n0\r\n\r\n", b"3\r\nabcXX0\r\n\r\n", b"5\r\nab"])
+def test_a_body_whose_chunks_are_not_well_formed_is_refused(stack: Stack, chunks: bytes) -> None:
+    host = stack.url.removeprefix("http://")
+    head = f"POST /api/v1/corpora HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n"
+    head += "Content-Type: application/x-ndjson\r\n\r\n"
+    name, port = host.split(":")
+    with socket.create_connection((name, int(port)), 60) as connection:
+        connection.sendall(head.encode() + chunks)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.makefile("rb").readline().split()[1] == b"400"

@@ -45,16 +45,18 @@ def test_a_reader_whose_lease_lapsed_leaves_the_upload_to_its_successor(
     assert not upload_path(settings.data_dir, upload).exists()
 
 
-def test_a_reader_without_the_folder_of_uploads_leaves_them_to_others_and_an_upload_that_is_missing_alone_is_lost(
+def test_a_reader_without_the_folders_leaves_an_upload_to_others_and_one_that_is_missing_alone_is_lost(
     database: Engine, settings: Settings, upload: str
 ) -> None:
-    folder = upload_path(settings.data_dir, upload).parent
-    aside = folder.rename(folder.with_name("elsewhere"))  # as before a file system is mounted
-    with pytest.raises(FileNotFoundError):
-        ingest.run(database, settings, upload)
-    assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", 0)
-    aside.rename(folder)
-    lapse(database)
+    for name in ("uploads", "corpora"):
+        folder = settings.data_dir / name
+        aside = folder.rename(folder.with_name("elsewhere"))  # as before a file system is mounted
+        with pytest.raises(FileNotFoundError):
+            ingest.run(database, settings, upload)
+        assert (found(database, upload).status, found(database, upload).readers_lost) == ("validating", 0)
+        assert not folder.exists(), "what is mounted there later would hide what is put into it"
+        aside.rename(folder)
+        lapse(database)
     upload_path(settings.data_dir, upload).unlink()
     ingest.run(database, settings, upload)
     assert (found(database, upload).error or {})["code"] == "upload_lost"
@@ -238,8 +240,9 @@ def test_a_reader_that_misses_another_file_than_the_upload_leaves_it_to_the_next
     assert found(database, upload).status == "ready"
 
 
+@pytest.mark.parametrize("file", ["sizes.bin", "corpus.json"])
 def test_a_store_that_the_disk_has_damaged_before_its_outcome_was_written_is_made_again(
-    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch
+    database: Engine, settings: Settings, upload: str, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     def cut_off(*_: Any) -> None:
         raise MemoryError
@@ -248,7 +251,7 @@ def test_a_store_that_the_disk_has_damaged_before_its_outcome_was_written_is_mad
         patch.setattr(ingest, "_finish", cut_off)
         with pytest.raises(MemoryError):
             ingest.run(database, settings, upload)
-    (store_directory(settings.data_dir, upload) / "sizes.bin").unlink()
+    (store_directory(settings.data_dir, upload) / file).unlink()
     lapse(database)
     ingest.run(database, settings, upload)
     assert (found(database, upload).status, texts(settings, upload)) == ("ready", ["a", "b"])

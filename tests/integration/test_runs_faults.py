@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,10 +17,13 @@ from db import corpora, ingest, jobs, runs
 from db.engine import Engine, reading, transact
 from db.tables import runs as table
 from pipeline import labelling
+from pipeline import reading as reading_source
 from pipeline.places import aside
+from pipeline.running import Runner
 from pipeline.sinks import Delivered
 from pipeline.ticking import tick
-from tests.integration.world import DAY, MIDNIGHT, World, put_off
+from tests.integration.programs import sweep
+from tests.integration.world import DAY, MIDNIGHT, Killed, World, put_off
 
 MANY = 600
 
@@ -200,6 +204,74 @@ def test_a_run_waits_while_the_folder_of_all_corpora_is_not_there(
     world.shelf.documents = {"a": "one"}
     assert world.night(0).status == "succeeded"
     assert world.shelf.labels == {"a": "<one>"}
+
+
+def test_a_run_waits_with_its_labels_while_the_folder_of_all_corpora_is_not_there(world: World) -> None:
+    world.schedule()
+    world.shelf.documents = {"a": "one"}
+    [run_id] = tick(world.database, at=MIDNIGHT)
+    labelled(world, run_id)
+    folder = world.settings.data_dir / "corpora"
+    aside = folder.rename(folder.with_name("elsewhere"))
+    world.runner().step()
+    assert (world.run(run_id).status, world.run(run_id).failures) == ("running", 1)
+    aside.rename(folder)
+    assert world.finish(run_id).status == "succeeded"
+    assert world.shelf.labels == {"a": "<one>"}
+
+
+@pytest.mark.parametrize("where", ["source", "ledger"])
+def test_a_source_that_is_read_for_hours_loses_nothing_to_a_sweeper(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    uploads = world.settings.data_dir / "uploads"
+
+    def hours_later() -> None:
+        for path in uploads.iterdir():
+            os.utime(path, (1, 1))
+        sweep(world.database, world.settings.data_dir)
+
+    def slowly(self: Any, *given: Any) -> Any:
+        hours_later()
+        return look(self, *given)
+
+    read, look = world.shelf.read, reading_source._Scan.look_for_gone
+    if where == "ledger":
+        monkeypatch.setattr(reading_source._Scan, "look_for_gone", slowly)
+    else:
+        world.shelf.read = lambda since: (hours_later() or each for each in read(since))  # type: ignore[method-assign, func-returns-value]
+    world.schedule()
+    world.shelf.documents = {"a": "one", "b": "two"}
+    run = world.night(0)
+    assert (run.status, run.failures) == ("succeeded", 0)
+    assert world.shelf.labels == {"a": "<one>", "b": "<two>"}
+    (uploads / f"{run.corpus_id}-7.part").touch()  # as of an attempt that was cut off
+    hours_later()
+    assert list(uploads.iterdir()) == []
+
+
+def test_a_process_that_dies_once_it_has_kept_what_it_read_is_followed_by_one_that_reads_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus may have been read from the upload by then, and the source holds more."""
+    world.schedule()
+    world.shelf.complete = False
+    world.shelf.documents = {"a": "one"}
+    [run_id] = tick(world.database, at=MIDNIGHT)
+
+    def dies(*_: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "_after", dies)
+        with pytest.raises(Killed):
+            world.runner().step()
+    ingest.run(world.database, world.settings, world.run(run_id).corpus_id or "")
+    world.shelf.documents = {"a": "one", "b": "two"}
+    assert world.finish(run_id).status == "succeeded"
+    world.night(1)
+    assert world.shelf.since == [None, {"read": 1}]
+    assert world.shelf.labels == {"a": "<one>", "b": "<two>"}
 
 
 @pytest.mark.parametrize("code", ["reader_failed", "reader_lost", "upload_lost"])

@@ -262,3 +262,26 @@ def test_an_upload_on_which_its_reader_fails_is_rejected_and_none_of_it_is_quote
     out, err = capfd.readouterr()
     assert "secret" not in str(made) + out + err
     assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_nothing_is_put_where_a_file_system_is_not_mounted(http: FlaskClient, database: Engine, tmp_path: Path) -> None:
+    """What is mounted later would hide it, and until then an empty folder would look as if all corpora were lost."""
+    corpus = http.post("/api/v1/corpora", data=BODY, content_type="application/x-ndjson").get_json()["id"]
+    folders = [tmp_path / name for name in ("corpora", "uploads")]
+    elsewhere = [folder.rename(tmp_path / f"{folder.name} elsewhere") for folder in folders]
+    lines: dict[str, Any] = {"data": BODY, "content_type": "application/x-ndjson"}
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/api/v1/corpora", lines),
+        ("/api/v1/jobs", {"json": JOB | {"documents": [{"text": "a"}]}}),
+        (f"/api/v1/corpora/{corpus}/references", lines),
+        ("/api/v1/jobs", {"json": JOB | {"corpus": corpus}}),
+    ]
+    for path, sent in requests:
+        refused = http.open(path, method="PUT" if "references" in path else "POST", **sent)
+        assert (refused.status_code, refused.get_json()["code"]) == (503, "resources_unavailable"), refused.text
+        assert not any(folder.exists() for folder in folders)
+    for folder, aside in zip(folders, elsewhere, strict=True):
+        aside.rename(folder)
+    assert http.post("/api/v1/corpora", **lines).status_code == 201
+    with reading(database) as connection:
+        assert connection.scalar(select(func.count()).select_from(corpus_table)) == 2, "nothing of what was refused"

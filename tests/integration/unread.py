@@ -14,6 +14,7 @@ BODY = b'{"text": "a"}\n{"text": "b"}\n'
 def arrive(database: Engine, settings: Settings, corpus_id: str) -> None:
     path = upload_path(settings.data_dir, corpus_id)
     path.parent.mkdir(parents=True)
+    store_directory(settings.data_dir, corpus_id).parent.mkdir()
     path.write_bytes(BODY)
     transact(
         database,

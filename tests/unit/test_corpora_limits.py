@@ -7,6 +7,7 @@ import errno
 import gzip
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import zstandard
 
 from corpora import Encoding, Format, Limits, Options, Upload, read
 from corpora.archive import members
+from corpora.parquet import read_parquet
+from corpora.streams import Budget
 from corpusmill.documents import Document, IngestError
 from corpusmill.errors import InvalidRequest, TooLarge, UnsupportedFormat
 
@@ -135,9 +138,12 @@ def test_an_archive_that_cannot_be_read_is_refused_by_name(data: bytes, error: t
     assert said in str(refusal.value)
 
 
+@pytest.mark.parametrize("kind", ["archive", "Parquet file", "page of a Parquet file"])
 @pytest.mark.parametrize("method", ["read", "seek"])
-def test_a_disk_that_fails_is_no_fault_of_an_archive(method: str) -> None:
+def test_a_disk_that_fails_is_no_fault_of_what_is_read(kind: str, method: str) -> None:
     class Failing(io.BytesIO):
+        left = 12 if kind.startswith("page") else 0
+
         def read(self, *given: Any) -> Any:
             return self._unless("read", *given)
 
@@ -145,12 +151,18 @@ def test_a_disk_that_fails_is_no_fault_of_an_archive(method: str) -> None:
             return self._unless("seek", *given)
 
         def _unless(self, called: str, *given: Any) -> Any:
-            if called == method:
+            self.left -= called == method
+            if called == method and self.left < 0:
                 raise OSError(errno.EIO, "as the disk says")
             return getattr(super(), called)(*given)
 
+    table = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"] * 10_000}), table, row_group_size=1_000, use_dictionary=False)
+    found: Iterator[Any] = members(Failing(zipped({"a.txt": b"a"})))
+    if kind != "archive":
+        found = read_parquet(Failing(table.getvalue()), Budget(Limits(), lambda: MIB), Options())
     with pytest.raises(OSError, match="as the disk says"):
-        list(members(Failing(zipped({"a.txt": b"a"}))))
+        list(found)
 
 
 def test_an_encrypted_member_is_refused() -> None:
