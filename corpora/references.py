@@ -18,16 +18,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
+from corpora import numbers
 from corpora.disk import full_disk_refused
 from corpusmill.documents import Document, Reference
 from corpusmill.errors import CorpusDamaged, NotFound
 
 #: How the names of versions begin, as ids do.
 PREFIX = "references"
-_PAIR = np.dtype("<u8")
+_NUMBER = np.dtype("<u8")
 _END = (1 << 64) - 1
 _AT_ONCE = 1_000
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -38,47 +41,62 @@ class References:
     CorpusDamaged where they hold what nobody wrote."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._lines, index = files_of(directory, name)
+        self._lines, self._index = files_of(directory, name)
         try:
-            pairs = np.memmap(index, dtype=_PAIR, mode="r").reshape(-1, 2)
+            pairs, rest = divmod(numbers.count(self._index, _NUMBER), 2)
+            if rest or not pairs:
+                raise _damaged()
+            with self._index.open("rb") as index:
+                end = int(_pairs(index, pairs - 1, pairs)[0, 1])
             size = self._lines.stat().st_size
         except FileNotFoundError as error:
             raise _gone() from error
-        except ValueError as error:  # an index that is empty, or cut within a pair
+        except ValueError as error:  # an index that is cut
             raise _damaged() from error
-        if int(pairs[-1, 1]) != size:
+        if end != size:
             raise _damaged()
-        self._positions, self._begins = pairs[:-1, 0], pairs[:, 1]
+        self._count, self._end = pairs - 1, end
 
     def __len__(self) -> int:
         """How many documents have one."""
-        return len(self._positions)
+        return self._count
 
     def between(self, start: int, stop: int | None = None) -> Iterator[tuple[int, Reference]]:
         """(position, reference) of the documents from `start` to `stop` (excluded) that have one, by position."""
-        # not numpy's search, which would copy every second number of the map
-        first = bisect_left(self._positions, start)
-        last = len(self) if stop is None else bisect_left(self._positions, stop)
         try:
-            opened = self._lines.open("rb")
+            opened = self._index.open("rb")
         except FileNotFoundError as error:
             raise _gone() from error
-        with opened as file:
-            for low in range(first, last, _AT_ONCE):
-                high = min(low + _AT_ONCE, last)
-                begin, end = int(self._begins[low]), int(self._begins[high])
-                if not begin < end <= int(self._begins[-1]):
-                    raise _damaged()
-                file.seek(begin)
-                lines = file.read(end - begin).split(b"\n")
-                if len(lines) != high - low + 1:
-                    raise _damaged()
-                for position, line in zip(self._positions[low:high].tolist(), lines[:-1], strict=True):
-                    try:
-                        reference = json.loads(line)
-                    except ValueError as error:
-                        raise _damaged() from error
-                    yield position, reference
+        with opened as index:
+
+            def position(number: int) -> int:
+                return int(_pairs(index, number, number + 1)[0, 0])
+
+            first = bisect_left(range(len(self)), start, key=position)
+            last = len(self) if stop is None else bisect_left(range(len(self)), stop, first, key=position)
+            try:
+                lines = self._lines.open("rb")
+            except FileNotFoundError as error:
+                raise _gone() from error
+            with lines as file:
+                for low in range(first, last, _AT_ONCE):
+                    yield from self._some(file, _pairs(index, low, min(low + _AT_ONCE, last) + 1))
+
+    def _some(self, file: IO[bytes], pairs: NDArray[np.uint64]) -> Iterator[tuple[int, Reference]]:
+        """Those of all pairs but the last, with which they end."""
+        begin, end = int(pairs[0, 1]), int(pairs[-1, 1])
+        if not begin < end <= self._end:
+            raise _damaged()
+        file.seek(begin)
+        lines = file.read(end - begin).split(b"\n")
+        if len(lines) != len(pairs):
+            raise _damaged()
+        for position, line in zip(pairs[:-1, 0].tolist(), lines[:-1], strict=True):
+            try:
+                reference = json.loads(line)
+            except ValueError as error:
+                raise _damaged() from error
+            yield position, reference
 
     def attached(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Documents, given by position, with these references in the place of those that they came with."""
@@ -87,6 +105,14 @@ class References:
             found = dict(self.between(block[0].position, block[-1].position + 1))
             for document in block:
                 yield replace(document, reference=found.get(document.position))
+
+
+def _pairs(index: IO[bytes], start: int, stop: int) -> NDArray[np.uint64]:
+    """(position, where its line begins) of the references from `start` to `stop` (excluded)."""
+    try:
+        return numbers.block(index, _NUMBER, 2 * start, 2 * stop).reshape(-1, 2)
+    except ValueError as error:
+        raise _damaged() from error
 
 
 def _damaged() -> CorpusDamaged:
@@ -117,13 +143,13 @@ def write_references(found: Iterable[tuple[int, Reference]], directory: Path, na
         with full_disk_refused(), aside[0].open("wb") as lines, aside[1].open("wb") as index:
             for position, reference in found:
                 line = _ENCODER.encode(reference).encode() + b"\n"
-                pair = np.array([position, end], dtype=_PAIR).tobytes()
+                pair = np.array([position, end], dtype=_NUMBER).tobytes()
                 digest.update(pair)
                 digest.update(line)
                 index.write(pair)
                 lines.write(line)
                 count, end = count + 1, end + len(line)
-            index.write(np.array([_END, end], dtype=_PAIR).tobytes())
+            index.write(np.array([_END, end], dtype=_NUMBER).tobytes())
             for file in (lines, index):
                 file.flush()
                 os.fsync(file.fileno())

@@ -5,9 +5,7 @@ Knows the settings' sizes and the store's lengths. The rule itself is `corpusmil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -22,8 +20,6 @@ from db.engine import Connection, Engine, reading, transact
 
 log = structlog.get_logger(__name__)
 
-_BLOCK = 1 << 16
-
 
 def slices(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | None:
     """The shards of a job over a corpus, or None while it is validating, and where it was rejected.
@@ -35,7 +31,7 @@ def slices(settings: Settings, corpus: Corpus, task: Task) -> list[Slice] | None
     usual = SHARD_SIZES[task]
     size = ShardSize(documents=settings.shard_documents or usual.documents, bytes=settings.shard_bytes or usual.bytes)
     store = Store(store_directory(settings.data_dir, corpus.id))
-    return list(plan_shards(_lengths(store.text_sizes()), size))
+    return list(plan_shards(store.text_sizes(), size))
 
 
 def plan_waiting(database: Engine, settings: Settings, corpus_id: str | None = None) -> int:
@@ -76,9 +72,3 @@ def _plan(connection: Connection, *, job_key: int, corpus: Corpus, planned: list
         jobs.fail(connection, job_key, code="corpus_rejected", message=f"The corpus was rejected: {why}")
     else:
         jobs.plan(connection, job_key, planned, invalid=corpus.invalid)
-
-
-def _lengths(sizes: Any) -> Iterator[int]:
-    """Plain integers in blocks: iterating a memory map element by element is ten times slower."""
-    for start in range(0, len(sizes), _BLOCK):
-        yield from sizes[start : start + _BLOCK].tolist()

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from corpora import store_items
 from corpusmill.documents import Document, Result, failed
 from corpusmill.errors import DocumentError
 from corpusmill.models import ModelInfo
@@ -18,6 +17,7 @@ from corpusmill.tasks import PARAMS, Params, Task
 from db import corpora, jobs, metrics, reuse
 from db.engine import Connection, Engine, reading, transact
 from db.workers import Description
+from tests.integration.steps import put
 from worker.engines.base import Usage
 from worker.heartbeat import Heartbeat
 from worker.runner import Runner
@@ -92,12 +92,13 @@ class House:
         number = sum(1 for _ in self.folder.glob("corpora/*"))
         corpus_id = f"corpus_{number}"
         pairs = [(each, None) if isinstance(each, str) else each for each in texts]
-        store_items(
+        put(
+            self.folder,
+            corpus_id,
             (
                 Document(position=place, id=f"d{place}", text=text, text_pair=pair, reference=str(place % 3))
                 for place, (text, pair) in enumerate(pairs)
             ),
-            corpora.store_directory(self.folder, corpus_id),
         )
 
         def make(connection: Connection) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 
+from corpora import store_items
+from corpusmill.documents import Document, IngestError
 from corpusmill.errors import NotFound
 from corpusmill.models import ModelInfo
 from corpusmill.shards import Slice
@@ -19,6 +22,14 @@ ECHO = ModelInfo(id="echo", revision="1", family="echo", tasks=tuple(Task))
 #: A worker that has had the model of `ECHO` for long.
 LOADED = {("echo", "1"): 1_000.0}
 OTHER = ModelInfo(id="other", revision="1", family="echo", tasks=tuple(Task))
+
+
+def put(data_dir: Path, corpus_id: str, items: Iterable[Document | IngestError]) -> Path:
+    """The files of a corpus, in their directory, which is returned."""
+    directory = corpora.store_directory(data_dir, corpus_id)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    store_items(items, directory)
+    return directory
 
 
 def a_corpus(database: Engine, corpus_id: str = "corpus_a") -> corpora.Corpus:

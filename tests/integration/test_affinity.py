@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from catalog import Catalog
-from corpora import store_items
 from corpusmill.documents import Document
 from corpusmill.models import ModelInfo
 from corpusmill.settings import Settings, settings_from
@@ -18,6 +17,7 @@ from db import corpora, jobs
 from db.engine import Connection, Engine, reading, transact
 from db.workers import Description
 from tests.integration.reuse_house import Counted
+from tests.integration.steps import put
 from worker.device import Device, pick_device
 from worker.heartbeat import Heartbeat
 from worker.models import ModelCache
@@ -31,10 +31,7 @@ MODELS = [ModelInfo(id=f"model-{name}", revision="1", family="echo", tasks=tuple
 @pytest.fixture
 def mixed(database: Engine, tmp_path: Path) -> list[str]:
     """Two jobs of several shards each over one corpus, with a model of its own each."""
-    store_items(
-        (Document(position=at, id=f"d{at}", text=f"text {at}") for at in range(SHARDS)),
-        corpora.store_directory(tmp_path, "corpus_a"),
-    )
+    put(tmp_path, "corpus_a", (Document(position=at, id=f"d{at}", text=f"text {at}") for at in range(SHARDS)))
 
     def make(connection: Connection) -> list[str]:
         corpora.create(

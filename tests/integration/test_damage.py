@@ -23,7 +23,7 @@ from db import corpora as rows
 from db import jobs
 from db.engine import Connection, Engine, reading, transact
 from tests.integration.programs import runner_of, sweep
-from tests.integration.steps import ECHO
+from tests.integration.steps import ECHO, put
 from worker.runner import Runner
 from worker.serving import serve
 
@@ -33,8 +33,8 @@ DOCUMENTS = 8
 
 def a_job(database: Engine, folder: Path, name: str, *, planned: bool = True) -> Path:
     """A job of two shards, or of none yet, over a corpus of its own, whose directory is returned."""
-    directory = rows.store_directory(folder, f"corpus_{name}")
-    store_items((Document(position=at, id=f"d{at}", text=f"{WORD} {at}") for at in range(DOCUMENTS)), directory)
+    documents = (Document(position=at, id=f"d{at}", text=f"{WORD} {at}") for at in range(DOCUMENTS))
+    directory = put(folder, f"corpus_{name}", documents)
 
     def make(connection: Connection) -> None:
         rows.create(

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from corpora import store_items
 from corpusmill.documents import Document
 from corpusmill.errors import PlaceFault, PlaceUnavailable
 from corpusmill.places import Places
 from corpusmill.schedules import CorpusSource
 from corpusmill.settings import Settings
 from db import corpora
-from db.corpora import store_directory
 from db.engine import POSTGRESQL_DEADLINES, Engine, transact
 from db.external import Rows, engine, reading
 from pipeline.sources import Source, SourceDocument, open_source
+from tests.integration.steps import put
 from tests.integration.their_tables import do, position, read, source
 
 
@@ -295,10 +294,10 @@ def test_drivers_are_told_how_long_to_wait_but_for_what_the_url_says() -> None:
 
 def test_corpora_of_a_name_are_read_once_each_the_newest_first(database: Engine, tmp_path: Path) -> None:
     def upload(number: int, documents: list[tuple[str, str]], *, ready: bool = True, name: str = "day") -> None:
-        store_items(
+        put(
+            tmp_path, f"corpus_{number}",
             (Document(position=place, id=id, text=text) for place, (id, text) in enumerate(documents)),
-            store_directory(tmp_path, f"corpus_{number}"),
-        )
+        )  # fmt: skip
 
         def make(connection: Any) -> None:
             corpora.create(

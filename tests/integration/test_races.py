@@ -217,7 +217,7 @@ def test_a_corpus_whose_upload_is_gone_is_rejected_and_not_read_for_ever(
     served: tuple[FlaskClient, Engine, Settings],
 ) -> None:
     client, database, settings = served
-    (settings.data_dir / "uploads").mkdir()
+    files.make_folders(database, settings.data_dir)
     transact(
         database,
         lambda connection: corpora.create(

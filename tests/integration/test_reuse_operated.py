@@ -10,14 +10,13 @@ from typer.testing import CliRunner, Result
 
 from broker.doorbell import Doorbell
 from cli.commands import app
-from corpora import store_items
 from corpusmill.documents import Document
 from corpusmill.settings import Settings
 from corpusmill.texts import text_hash
 from db import reuse
-from db.corpora import store_directory
 from db.engine import Engine, reading, transact
 from db.reuse import Keeping, Output, Scope
+from tests.integration.steps import put
 from worker.sweep import Sweeper
 
 
@@ -59,7 +58,7 @@ def test_what_is_kept_is_listed_by_model_and_dropped_by_choice(
     listed = json.loads(operate("list", "--json").stdout)["data"]
     assert [(row["model"], row["outputs"]) for row in listed] == [("a", 3), ("b", 2)]
     assert "OUTPUTS" in operate("list").stdout
-    store_items([Document(position=0, id="x", text="one")], store_directory(tmp_path, "corpus_a"))
+    put(tmp_path, "corpus_a", [Document(position=0, id="x", text="one")])
     dropped = operate("drop", "--corpus", "corpus_a")
     assert (dropped.exit_code, dropped.stderr) == (0, "Deleted 2 outputs.\n")
     assert kept(database) == {"a": 2, "b": 1}

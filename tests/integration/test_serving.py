@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from corpora import store_items
 from corpusmill.documents import Document, Result
 from corpusmill.errors import DatabaseUnavailable, ModelFault
 from corpusmill.models import ModelInfo
@@ -22,7 +21,7 @@ from db.engine import Engine, create_engine, migrate, reading, transact
 from db.results import Selection
 from db.workers import Description
 from tests.integration.programs import sweep
-from tests.integration.steps import loses_commits
+from tests.integration.steps import loses_commits, put
 from worker.engines.base import More, Step, Usage, Work
 from worker.heartbeat import Heartbeat
 from worker.runner import Runner
@@ -117,10 +116,7 @@ def database(tmp_path: Path) -> Iterator[Engine]:
 @pytest.fixture
 def job(database: Engine, tmp_path: Path) -> jobs.Job:
     """A job of four shards of three documents, over a stored corpus."""
-    store_items(
-        (Document(position=place, id=f"d{place}", text="text") for place in range(DOCUMENTS)),
-        corpora.store_directory(tmp_path, "corpus_a"),
-    )
+    put(tmp_path, "corpus_a", (Document(position=place, id=f"d{place}", text="text") for place in range(DOCUMENTS)))
 
     def make(connection: Any) -> None:
         corpora.create(

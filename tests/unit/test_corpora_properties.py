@@ -150,7 +150,7 @@ def test_documents_survive_the_store_and_slices_equal_the_whole(written: list[Do
         assert list(store.documents()) == written
         assert list(store.documents(start, stop)) == written[max(start, 0) : max(stop, 0)]
         assert [store.document(position) for position in range(len(store))] == written
-        assert sum(store.text_sizes().tolist()) == store.total_text_bytes
+        assert sum(store.text_sizes()) == store.total_text_bytes
 
 
 pieces = st.lists(

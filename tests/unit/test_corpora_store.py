@@ -59,8 +59,7 @@ def test_what_is_stored_comes_back_as_it_was(tmp_path: Path) -> None:
     assert store.errors() == [ERROR]
     assert store.fields == ("n", "deep", "m")
     sizes = [len((document.text + (document.text_pair or "")).encode()) for document in DOCUMENTS]
-    assert store.text_sizes().tolist() == sizes
-    assert store.text_sizes().dtype == np.uint32
+    assert list(store.text_sizes()) == sizes
     assert store.total_text_bytes == sum(sizes)
     assert (store.summary.references, store.summary.text_pairs, store.summary.invalid) == (3, 1, 1)
 
@@ -87,7 +86,7 @@ def test_errors_are_read_page_by_page(tmp_path: Path) -> None:
     assert store.errors(0, 100) + store.errors(100, 100) + store.errors(200, 100) == faults
     assert store.errors(250, 10) == []
     assert (len(store), store.summary.invalid, list(store.documents())) == (0, 250, [])
-    assert store.text_sizes().tolist() == []
+    assert list(store.text_sizes()) == []
 
 
 def test_errors_and_names_of_fields_beyond_what_is_kept_are_counted(
@@ -301,6 +300,21 @@ def test_a_file_that_is_not_there_is_damage_where_the_others_are(name: str, tmp_
     (tmp_path / "c" / name).unlink()
     with pytest.raises(CorpusDamaged, match=name):
         list(Store(tmp_path / "c").documents())
+
+
+@pytest.mark.parametrize("length", [0, 8, 12])
+def test_a_file_that_is_cut_while_a_corpus_is_read_is_damage_and_ends_no_process(length: int, tmp_path: Path) -> None:
+    """Of a memory map it would."""
+    store = stored(tmp_path / "c", many(100))
+    for name, read in (
+        ("sizes.bin", lambda: list(store.text_sizes())),
+        ("documents.jsonl", lambda: list(store.documents())),
+        ("documents.index", lambda: list(store.documents())),
+        ("documents.index", lambda: store.document(50)),
+    ):
+        os.truncate(tmp_path / "c" / name, length)
+        with pytest.raises(CorpusDamaged, match=name):
+            read()
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
