@@ -24,8 +24,11 @@ def count(path: Path, kind: np.dtype[Any]) -> int:
 
 def block(file: IO[bytes], kind: np.dtype[Any], start: int, stop: int) -> NDArray[Any]:
     """The numbers from `start` to `stop` (excluded) of an open file. Raises ValueError where it ends before, and OSError."""
-    size = (stop - start) * kind.itemsize
-    read = os.pread(file.fileno(), size, start * kind.itemsize)
-    if len(read) != size:
-        raise ValueError("The file has been cut.")
+    read, at, end = bytearray(), start * kind.itemsize, stop * kind.itemsize
+    while at < end:  # where a disk fails within, the system gives what it has, and says so the next time
+        piece = os.pread(file.fileno(), end - at, at)
+        if not piece:
+            raise ValueError("The file has been cut.")
+        read += piece
+        at += len(piece)
     return np.frombuffer(read, dtype=kind)

@@ -150,7 +150,8 @@ def _remove(
     corpus, needed = removed[-1]
     if corpus is not None:
         if needed:
-            forgetting.hide(data_dir, corpus.id)
+            with suppress(FileNotFoundError):  # then it is the sweeper's
+                forgetting.hide(data_dir, corpus.id)
         remove_corpus(data_dir, corpus.id)
 
 

@@ -6,6 +6,7 @@ Knows the table `forgetting`, and where the documents lie meanwhile. Must not kn
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -47,9 +48,12 @@ def waiting(connection: Connection) -> list[str]:
 
 
 def hide(data_dir: Path, corpus_id: str) -> None:
-    """Move a deleted corpus's documents to where they wait; nothing happens where that was done."""
-    folder(data_dir).mkdir(exist_ok=True)
+    """Move a deleted corpus's documents to where they wait; nothing happens where that was done. Raises FileNotFoundError
+    where the folder of all corpora is not there: a file system that is not mounted has them."""
     store, hidden = store_directory(data_dir, corpus_id), folder(data_dir) / corpus_id
+    if not store.parent.exists():
+        raise FileNotFoundError(errno.ENOENT, "No corpora here: is their file system mounted?", str(store.parent))
+    folder(data_dir).mkdir(exist_ok=True)
     if not hidden.exists():
         with suppress(FileNotFoundError):
             store.rename(hidden)
@@ -59,7 +63,7 @@ def hide(data_dir: Path, corpus_id: str) -> None:
 
 def go_on(database: Engine, data_dir: Path, corpus_id: str, *, seconds: float) -> bool:
     """Forget a deleted corpus's texts, from where that was left on, and remove its documents. Returns whether it is done, or
-    has to go on another time because `seconds` are over. Any number of programs may be at it."""
+    has to go on another time because `seconds` are over. Any number of programs may be at it. Raises OSError."""
     until = time.monotonic() + seconds
     hide(data_dir, corpus_id)
     with reading(database) as connection:

@@ -83,7 +83,8 @@ def rows_of(work: Work, run: Run, job: Job | None) -> Iterator[Delivered]:
         if not page:
             continue
         start, stop = page[0].position, page[-1].position + 1
-        documents = {document.position: document for document in store.documents(start, stop)}
+        with files.expected(work.database, work.settings.data_dir, job.corpus_id):
+            documents = {document.position: document for document in store.documents(start, stop)}
         for row in page:
             document, output = documents[row.position], row.output or {}
             yield Delivered(

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from corpusmill.errors import Conflict, NotFound, PlaceFault
+from corpusmill.errors import Conflict, CorpusDamaged, NotFound, PlaceFault
 from corpusmill.ids import new_id
 from corpusmill.schedules import Review
 from db import files, ledger, references, reviews, runs
@@ -127,7 +127,7 @@ def _make_up(work: Work, open_reviewers: OpenReviewers, definition: Review) -> i
         except PlaceFault as error:
             log.warning("an earlier run's documents were refused", run=run.id, why=str(error))
             continue
-        except NotFound as error:  # its job or its corpus was deleted
+        except (NotFound, CorpusDamaged) as error:  # its job or its corpus was deleted, or lost
             log.warning("an earlier run's documents are gone", run=run.id, why=str(error))
             pushed = {}
         counts = {name: value for name, value in run.counts.items() if name != "review_failed"} | {"reviewed": pushed}

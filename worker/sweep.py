@@ -112,14 +112,18 @@ class Sweeper:
             self._attempt(step)
 
     @staticmethod
-    def _attempt(step: Callable[[], None]) -> None:
+    def _attempt(step: Callable[[], None]) -> Exception | None:
+        """Do a step; returns what kept it from being done."""
         name = step.__name__.strip("_")
         try:
             step()
         except CorpusmillError as error:
             log.warning("step put off", step=name, why=str(error))
+            return error
         except Exception as error:
             log.error("step failed", step=name, exc_info=error)
+            return error
+        return None
 
     def _expire(self) -> None:
         """Shards whose worker has gone: again, halved, or their one document blamed."""
@@ -288,7 +292,8 @@ class Sweeper:
             self._forget_workers, self._forget_keys, self._forget_outputs, self._forget_runs, self._remove_partials,
             self._remove_strays, self._remove_superseded, self._remove_abandoned, self._remove_read, self._remove_orphans,
         ):  # fmt: skip
-            self._attempt(step)
+            if isinstance(self._attempt(step), DatabaseUnavailable):
+                return
 
     def _forget_workers(self) -> None:
         transact(self.database, lambda connection: workers.forget_gone(connection, after=_FORGET_WORKERS_SECONDS))

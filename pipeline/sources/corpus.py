@@ -13,7 +13,7 @@ from corpora import Store
 from corpusmill.errors import NotFound
 from corpusmill.schedules import CorpusSource
 from corpusmill.settings import Settings
-from db import corpora
+from db import corpora, files
 from db.corpora import Corpus, store_directory
 from db.engine import Engine, reading
 from pipeline.sources import SourceDocument
@@ -45,8 +45,8 @@ class CorpusReader:
         for corpus in reversed(found):
             if corpus.status == "ready" and corpus.key not in beyond:
                 self.unusable += corpus.invalid
-                with suppress(NotFound):  # deleted since
-                    yield from self._documents(corpus)
+                with suppress(NotFound), files.expected(self._database, self._settings.data_dir, corpus.id):
+                    yield from self._documents(corpus)  # unless it was deleted since
         self._position = _position(found, through)
 
     def _documents(self, corpus: Corpus) -> Iterator[SourceDocument]:

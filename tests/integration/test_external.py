@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from corpora import remove_store
 from corpusmill.documents import Document
-from corpusmill.errors import PlaceFault, PlaceUnavailable
+from corpusmill.errors import CorpusDamaged, PlaceFault, PlaceUnavailable, ResourcesUnavailable
 from corpusmill.places import Places
 from corpusmill.schedules import CorpusSource
 from corpusmill.settings import Settings
 from db import corpora
+from db.corpora import store_directory
 from db.engine import POSTGRESQL_DEADLINES, Engine, transact
 from db.external import Rows, engine, reading
 from pipeline.sources import Source, SourceDocument, open_source
@@ -334,6 +336,15 @@ def test_corpora_of_a_name_are_read_once_each_the_newest_first(database: Engine,
     second = opened()
     assert given_by(second, position(first)) == [("d", "D"), ("x", "slow")]
     assert given_by(opened(), position(second)) == []
+    aside = (tmp_path / "corpora").rename(tmp_path / "elsewhere")
+    with pytest.raises(ResourcesUnavailable):
+        given_by(opened())
+    aside.rename(tmp_path / "corpora")
+    remove_store(store_directory(tmp_path, "corpus_3"))
+    with pytest.raises(CorpusDamaged):  # passed over in silence, its documents would never have labels
+        given_by(opened())
+    transact(database, lambda connection: corpora.remove(connection, "corpus_3"))
+    assert ("a", "new") not in given_by(opened())
 
 
 def test_documents_have_the_shape_that_runs_read(theirs: Engine, database_url: str) -> None:

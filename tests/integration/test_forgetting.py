@@ -76,6 +76,28 @@ def test_what_other_corpora_alone_have_stays_kept(
     assert again["reused"] == 4
 
 
+@pytest.mark.parametrize("deleted", ["before", "meanwhile"])
+def test_texts_are_forgotten_though_the_file_system_of_corpora_is_not_mounted_for_a_time(
+    http: FlaskClient, database: Engine, tmp_path: Path, sweep: Callable[[], None], monkeypatch: pytest.MonkeyPatch,
+    deleted: str,
+) -> None:  # fmt: skip
+    corpus = uploaded(http, *TEXTS)
+    worked(http, database, tmp_path, corpus=corpus)
+    if deleted == "before":
+        with monkeypatch.context() as patch:
+            patch.setattr("db.files.forgetting.hide", lambda *_: None)
+            patch.setattr("db.files.remove_corpus", lambda *_: None)
+            assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
+    aside = (tmp_path / "corpora").rename(tmp_path / "elsewhere")
+    if deleted == "meanwhile":
+        assert http.delete(f"/api/v1/corpora/{corpus}").status_code == 204
+    sweep()
+    assert not (tmp_path / "forgetting").exists()
+    aside.rename(tmp_path / "corpora")
+    sweep()
+    assert (outputs(database), waits(tmp_path), list((tmp_path / "corpora").iterdir())) == (0, [], [])
+
+
 def test_a_deleted_job_keeps_the_outputs_of_its_corpus_and_forgets_those_of_its_own_documents(
     http: FlaskClient, database: Engine, tmp_path: Path, sweep: Callable[[], None]
 ) -> None:

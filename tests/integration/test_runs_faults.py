@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from corpora import Store
 from corpusmill.errors import BrokerUnavailable, LeaseLost, PlaceUnavailable
 from corpusmill.settings import Settings
 from db import corpora, ingest, jobs, runs
@@ -206,14 +207,28 @@ def test_a_run_waits_while_the_folder_of_all_corpora_is_not_there(
     assert world.shelf.labels == {"a": "<one>"}
 
 
-def test_a_run_waits_with_its_labels_while_the_folder_of_all_corpora_is_not_there(world: World) -> None:
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_run_waits_with_its_labels_while_the_folder_of_all_corpora_is_not_there(
+    world: World, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
     world.schedule()
     world.shelf.documents = {"a": "one"}
     [run_id] = tick(world.database, at=MIDNIGHT)
     labelled(world, run_id)
-    folder = world.settings.data_dir / "corpora"
-    aside = folder.rename(folder.with_name("elsewhere"))
-    world.runner().step()
+    folder, read = world.settings.data_dir / "corpora", Store.documents
+    aside = folder.with_name("elsewhere")
+
+    def unmounted(self: Store, *given: Any) -> Any:
+        if folder.exists():
+            folder.rename(aside)
+        return read(self, *given)
+
+    with monkeypatch.context() as patch:
+        if opened:
+            patch.setattr(Store, "documents", unmounted)
+        else:
+            folder.rename(aside)
+        world.runner().step()
     assert (world.run(run_id).status, world.run(run_id).failures) == ("running", 1)
     aside.rename(folder)
     assert world.finish(run_id).status == "succeeded"

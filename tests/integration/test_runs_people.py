@@ -10,9 +10,11 @@ import pytest
 from corpusmill_client.schedules import Run as ClientRun
 
 from api.views import run_view
+from corpora import remove_store
 from corpusmill.errors import PlaceFault, PlaceUnavailable
 from corpusmill.settings import Settings
 from db import runs
+from db.corpora import store_directory
 from db.engine import Engine, reading
 from pipeline.review import Answer, Chosen, Pushed
 from pipeline.running import Parts, Runner
@@ -134,3 +136,15 @@ def test_what_is_still_refused_of_an_earlier_night_does_not_keep_the_present_one
     assert world.team.asked == [("a", "one"), ("a", "one"), ("b", "two")]
     world.night(2)
     assert world.team.asked[3:] == [("a", "one")]
+
+
+def test_documents_of_an_earlier_night_whose_corpus_is_lost_do_not_keep_the_present_one_back(world: Asked) -> None:
+    world.schedule(review=REVIEW)
+    world.shelf.documents = {"a": "one"}
+    world.team.trouble = [PlaceFault("no such project")]
+    lost = world.night(0)
+    remove_store(store_directory(world.settings.data_dir, lost.corpus_id or ""))
+    world.shelf.documents = {"b": "two"}
+    world.shelf.complete = False
+    assert world.night(1).error is None
+    assert world.team.asked == [("a", "one"), ("b", "two")]

@@ -317,6 +317,25 @@ def test_a_file_that_is_cut_while_a_corpus_is_read_is_damage_and_ends_no_process
             read()
 
 
+def test_numbers_that_come_in_pieces_are_whole_and_a_disk_that_fails_among_them_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system gives what it has before it says that the disk fails."""
+    store = stored(tmp_path / "c", many(100))
+    expected, read = list(store.documents()), os.pread
+    monkeypatch.setattr("corpora.numbers.os.pread", lambda file, size, at: read(file, min(size, 100), at))
+    assert list(store.documents()) == expected
+
+    def failing(file: int, size: int, at: int) -> bytes:
+        if at >= 200:
+            raise OSError(errno.EIO, "as the disk says")
+        return read(file, min(size, 100), at)
+
+    monkeypatch.setattr("corpora.numbers.os.pread", failing)
+    with pytest.raises(OSError, match="as the disk says"):
+        list(store.documents())
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM])
 def test_a_file_that_cannot_be_read_now_is_no_damage(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
