@@ -39,7 +39,8 @@ def flush_broker(stack: Stack) -> None:
         client.flushall()
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+# the fault tests that are not slow are all of SQLite
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"])
 def test_killed_workers_and_an_emptied_broker_change_nothing(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

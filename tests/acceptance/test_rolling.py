@@ -81,6 +81,7 @@ def assert_exact(system: Programs, job_id: str) -> None:
     assert query(system.settings["database_url"], "SELECT sum(losses) FROM shards") == [(0,)]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True)
 def test_every_program_is_replaced_under_a_running_job_and_nothing_is_lost(tmp_path: Path, database_url: str) -> None:
     with broker() as (broker_url, _):
         settings = SETTINGS | {
@@ -119,6 +120,7 @@ def expand(database_url: str) -> None:
         operations.execute("UPDATE alembic_version SET version_num = '0999'")
 
 
+@pytest.mark.parametrize("database_url", ["postgresql", pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True)
 def test_tables_are_expanded_under_a_running_job_whose_workers_go_on_and_others_join(
     tmp_path: Path, database_url: str
 ) -> None:
